@@ -1,0 +1,145 @@
+"""What students and teachers say to each other: dataclasses and their frames, without I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pantheon.schema import KnowledgeSchema
+
+PROTOCOL = 1
+"""The protocol version spoken here; Hello carries a range."""
+
+Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class RawTensor:
+    """A tensor as bytes: little-endian, C order, without a framework.
+
+    Args:
+        dtype: a name from `pantheon.schema.DTYPES`.
+        shape: dimensions.
+        data: exactly ``prod(shape) * itemsize`` bytes; memory may be read-only.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A student introduces itself and says what it expects."""
+
+    session: str
+    model: str = ""
+    rank: int = 0
+    protocol: tuple[int, int] = (PROTOCOL, PROTOCOL)
+    dataset: str | None = None
+    fields: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one server, in rows, bytes and requests."""
+
+    max_rows: int = 1 << 16
+    max_request_bytes: int = 1 << 30
+    max_reply_bytes: int = 1 << 31
+    max_in_flight: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """A teacher answers Hello."""
+
+    model: str
+    revision: str
+    schema: KnowledgeSchema
+    dataset: str | None = None
+    size: int | None = None
+    views: int = 0
+    accepts_inputs: bool = True
+    version: int = PROTOCOL
+    integrity: bool = False
+    heartbeat: float = 1.0
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A request for the knowledge of some samples.
+
+    Args:
+        request: number chosen by the student, unique in its session.
+        ids: int64 ``[n]``, or None when inputs are sent instead.
+        views: int64 ``[n]``, or None for view 0.
+        inputs: tensors by name, first dimension n; empty when ids are sent. The name ``""`` stands
+            for a model's single positional input.
+    """
+
+    request: int
+    ids: NDArray[np.int64] | None = None
+    views: NDArray[np.int64] | None = None
+    inputs: dict[str, RawTensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The answer to Score: coded parts of all fields, in the order of the schema's parts.
+
+    Args:
+        request: the request answered.
+        revision: the teacher's revision when it answered.
+        rows: number of samples.
+        parts: coded tensors, see `pantheon.codec.field_parts`.
+        digest: xxh3_64 over the payloads in order, or None where the transport authenticates.
+    """
+
+    request: int
+    revision: str
+    rows: int
+    parts: tuple[RawTensor, ...]
+    digest: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A Hello (request None) or Score was not answered; `code` says why.
+
+    Codes: ``version``, ``model``, ``schema``, ``dataset``, ``revision`` (mismatches, never retried);
+    ``hello`` (say Hello first), ``draining`` and ``busy`` (ask elsewhere or later); ``range``,
+    ``inputs``, ``limits`` (the request can never be answered); ``error`` (the model raised),
+    ``finite`` (NaN or infinity), ``wrong`` (the model returned what the schema does not say).
+    """
+
+    request: int | None
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The teacher still works on these requests."""
+
+    requests: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The student no longer wants these requests."""
+
+    requests: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """The sender leaves and says why."""
+
+    reason: str = ""
+
+
+Message = Hello | Welcome | Score | Scored | Refused | Heartbeat | Cancel | Goodbye

@@ -1,0 +1,92 @@
+"""The two ends of every transport: a student's `Connection`, a teacher's `Listener`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from pantheon.messages import Message
+
+Peer = Hashable
+"""Whom a listener talks to; valid until `Lost` names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The other side is gone (or, for a connection, not reached yet and being retried).
+
+    Args:
+        reason: for people.
+        fatal: retrying cannot help (wrong protocol on the port, unknown host, refused keys); a
+            connection's `error` is then the exception to raise.
+    """
+
+    reason: str
+    error: Exception | None = None
+
+    @property
+    def fatal(self) -> bool:
+        """Whether waiting for a reconnect is pointless."""
+        return self.error is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A connection was made, or made again: say Hello (again)."""
+
+
+Event = Message | Lost | Connected
+
+
+class Connection(ABC):
+    """One teacher replica as a student sees it.
+
+    Used from one thread. It connects, and connects again after a loss, by itself with back-off and
+    jitter; every time it is up it reports `Connected`, every time it goes down `Lost`.
+    """
+
+    address: str
+
+    @property
+    @abstractmethod
+    def pollable(self) -> Any:
+        """A `zmq.Socket` or a file descriptor for `zmq.Poller`, readable when events may wait."""
+
+    @abstractmethod
+    def send(self, message: Message) -> bool:
+        """Hand a message over without blocking; False when the other side is not there."""
+
+    @abstractmethod
+    def receive(self) -> Event | None:
+        """The next event, or None when there is none now. Never blocks."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave, without waiting for anything. Safe to call twice."""
+
+
+class Listener(ABC):
+    """A teacher's end: many peers. `receive` is called from one thread, `send` from the same."""
+
+    address: str
+    """The address bound, with the port that was chosen when 0 was asked for."""
+
+    @property
+    @abstractmethod
+    def pollable(self) -> Any:
+        """A `zmq.Socket` or a file descriptor for `zmq.Poller`."""
+
+    @abstractmethod
+    def receive(self) -> tuple[Peer, Message | Lost] | None:
+        """The next message and who sent it, or None. A malformed message is answered, counted and
+        logged by the listener itself and never raised."""
+
+    @abstractmethod
+    def send(self, peer: Peer, message: Message) -> bool:
+        """Hand a message over without blocking; False when the peer is gone."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop listening and free the address."""
