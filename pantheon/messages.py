@@ -32,7 +32,17 @@ class RawTensor:
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """A student introduces itself and says what it expects."""
+    """A student introduces itself and says what it expects.
+
+    Args:
+        session: name of the student's session, for logs.
+        model: which of the server's models; empty for its only one.
+        rank: the student's data-parallel rank.
+        protocol: lowest and highest protocol version spoken.
+        dataset: fingerprint of the student's dataset, None to leave it unchecked.
+        fields: names of the fields wanted, None for all.
+        integrity: ask for a digest with every Scored.
+    """
 
     session: str
     model: str = ""
@@ -40,6 +50,7 @@ class Hello:
     protocol: tuple[int, int] = (PROTOCOL, PROTOCOL)
     dataset: str | None = None
     fields: tuple[str, ...] | None = None
+    integrity: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +65,18 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """A teacher answers Hello."""
+    """A teacher answers Hello.
+
+    Args:
+        model: the model that will answer.
+        revision: fingerprint of weights, preprocessing and dtype; empty when it is not known.
+        schema: the fields that will be sent, already narrowed to those asked for.
+        dataset: fingerprint of the teacher's dataset, None when it has none.
+        size: number of samples ids can name, None when it has no dataset.
+        views: how many views the dataset has, 0 for none.
+        accepts_ids, accepts_inputs: what a Score may carry.
+        heartbeat: seconds between heartbeats.
+    """
 
     model: str
     revision: str
@@ -62,9 +84,9 @@ class Welcome:
     dataset: str | None = None
     size: int | None = None
     views: int = 0
+    accepts_ids: bool = True
     accepts_inputs: bool = True
     version: int = PROTOCOL
-    integrity: bool = False
     heartbeat: float = 1.0
     limits: Limits = field(default_factory=Limits)
 
