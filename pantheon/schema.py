@@ -100,7 +100,9 @@ class FieldSpec:
     def from_wire(cls, wire: Any) -> FieldSpec:
         """Read `to_wire`'s answer from an untrusted side; `SchemaError` names what is off."""
         if not isinstance(wire, dict):
-            raise SchemaError(f"a field specification must be a mapping, found {type(wire).__name__}")
+            raise SchemaError(
+                f"a field specification must be a mapping, found {type(wire).__name__}"
+            )
         texts = {k: wire.get(k) for k in ("name", "dtype", "codec")}
         optional = {k: wire.get(k) for k in ("ragged", "labels")}
         shape = wire.get("shape")
@@ -113,7 +115,9 @@ class FieldSpec:
         if not isinstance(shape, list) or not all(type(d) is int for d in shape):
             bad.append("shape")
         if bad:
-            raise SchemaError(f"a field specification has no valid {', '.join(bad)}: {str(wire)[:200]}")
+            raise SchemaError(
+                f"a field specification has no valid {', '.join(bad)}: {str(wire)[:200]}"
+            )
         return cls(
             str(wire["name"]),
             str(wire["dtype"]),
