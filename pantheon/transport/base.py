@@ -51,8 +51,11 @@ class Connection(ABC):
 
     @property
     @abstractmethod
-    def pollable(self) -> Any:
-        """A `zmq.Socket` or a file descriptor for `zmq.Poller`, readable when events may wait."""
+    def pollables(self) -> tuple[Any, ...]:
+        """`zmq.Socket`s and file descriptors for `zmq.Poller`; any readable: events may wait.
+
+        The same objects for the whole life of the connection. Read with `receive` until None.
+        """
 
     @abstractmethod
     def send(self, message: Message) -> bool:
@@ -75,8 +78,8 @@ class Listener(ABC):
 
     @property
     @abstractmethod
-    def pollable(self) -> Any:
-        """A `zmq.Socket` or a file descriptor for `zmq.Poller`."""
+    def pollables(self) -> tuple[Any, ...]:
+        """`zmq.Socket`s and file descriptors for `zmq.Poller`; any readable: messages may wait."""
 
     @abstractmethod
     def receive(self) -> tuple[Peer, Message | Lost] | None:
