@@ -43,7 +43,12 @@ class Line(torch.nn.Module):
 
 def toy_teacher(name: str, codec: str = "float32") -> Teacher:
     """Teacher "minus" or "plus"."""
-    return Teacher(Line(SHIFTS[name]), Numbers(), schema=dict.fromkeys(FIELDS, codec))
+    return Teacher(
+        Line(SHIFTS[name]),
+        Numbers(),
+        schema=dict.fromkeys(FIELDS, codec),
+        dataset_fingerprint="toy",
+    )
 
 
 def models(codecs: tuple[str, ...]) -> dict[str, Teacher]:
