@@ -1,0 +1,83 @@
+"""Ways between a student and a teacher, behind one interface: `connect` and `listen`."""
+
+from __future__ import annotations
+
+from pantheon.messages import Limits
+from pantheon.transport.address import Address, parse_address
+from pantheon.transport.base import Connected, Connection, Event, Listener, Lost, Peer
+
+__all__ = [
+    "Address",
+    "Connected",
+    "Connection",
+    "Event",
+    "Listener",
+    "Lost",
+    "Peer",
+    "connect",
+    "listen",
+    "parse_address",
+]
+
+DEFAULT_LIMITS = Limits()
+
+
+def connect(address: str, *, limits: Limits = DEFAULT_LIMITS) -> Connection:
+    """A connection to the teacher at `address`, being made; never blocks.
+
+    Args:
+        address: ``tcp://host:port[/model]``, ``ipc:///path[#model]``, ``grpc://host:port[/model]``
+            or ``inproc://name[/model]``. The model is for `Hello.model`.
+        limits: what a reply may be at most.
+
+    Raises:
+        UnsupportedScheme: a scheme that is unknown or not built yet.
+        ConfigError: an address that cannot be.
+
+    Example:
+        >>> with_ = connect("tcp://127.0.0.1:9"); with_.address
+        'tcp://127.0.0.1:9'
+        >>> with_.close()
+    """
+    where = parse_address(address)
+    if where.scheme == "inproc":
+        from pantheon.transport.inproc import InprocConnection
+
+        return InprocConnection(where)
+    if where.scheme == "grpc":
+        from pantheon.transport.grpc_connection import GrpcConnection
+
+        return GrpcConnection(where, limits)
+    from pantheon.transport.zmq_connection import ZmqConnection
+
+    return ZmqConnection(where, limits)
+
+
+def listen(address: str, *, limits: Limits = DEFAULT_LIMITS) -> Listener:
+    """A listener bound to `address`; port 0 chooses one, which `Listener.address` then names.
+
+    Args:
+        address: as for `connect`, without a model.
+        limits: what a request may be at most.
+
+    Raises:
+        UnsupportedScheme: a scheme that is unknown or not built yet.
+        ConfigError: an address that cannot be.
+        TransportError: the address is in use or not this machine's.
+
+    Example:
+        >>> listener = listen("inproc://example"); listener.address; listener.close()
+        'inproc://example'
+    """
+    where = parse_address(address)
+    if where.scheme == "inproc":
+        from pantheon.transport.inproc import InprocListener
+
+        return InprocListener(where)
+    if where.scheme == "grpc":
+        from pantheon.transport.grpc_listener import GrpcListener
+
+        return GrpcListener(where, limits)
+    from pantheon.transport.zmq_listener import ZmqListener
+
+    return ZmqListener(where, limits)

@@ -1,0 +1,107 @@
+"""What the events of a ZeroMQ socket monitor mean for a connection: a state machine without I/O."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+
+import zmq
+
+from pantheon.errors import ProtocolError
+from pantheon.transport.base import Connected, Lost
+from pantheon.transport.zmq_socket import HANDSHAKE_S
+
+WATCHED = (
+    zmq.EVENT_CONNECTED
+    | zmq.EVENT_CONNECT_DELAYED
+    | zmq.EVENT_CONNECT_RETRIED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+
+RETRY_S = 1.0
+"""Seconds after a disconnection in which libzmq must have begun to connect again."""
+
+
+@dataclass(slots=True)
+class Link:
+    """Follows one connection through its monitor events.
+
+    Args:
+        name: what to call the other side in messages.
+
+    Attributes:
+        up: the handshake is done and nothing was lost since.
+        ever_up: it was up once, so what answers there does speak the protocol.
+        suspect: a handshake failed; find out who answers there.
+    """
+
+    name: str
+    up: bool = False
+    ever_up: bool = False
+    suspect: bool = False
+    _told: bool = False
+    _shaking_since: float | None = None
+    _retry_by: float | None = None
+
+    def feed(self, event: int, value: int, now: float) -> Connected | Lost | None:
+        """Take one monitor event at `now` seconds; what the connection's user should hear."""
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self.up = self.ever_up = True
+            self._told = self.suspect = False
+            self._shaking_since = self._retry_by = None
+            return Connected()
+        if event == zmq.EVENT_CONNECTED:
+            self._shaking_since, self._retry_by = now, None
+            return None
+        if event == zmq.EVENT_CONNECT_DELAYED:
+            self._retry_by = None
+            return None
+        if event == zmq.EVENT_CONNECT_RETRIED:
+            self._retry_by = None
+            return self.down(f"connection refused by {self.name}: nobody listens there yet")
+        return self._failed(event, value, now)
+
+    def _failed(self, event: int, value: int, now: float) -> Lost | None:
+        if event in (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH):
+            what = "keys" if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH else "handshake"
+            return self.fatal(f"{self.name} refuses our {what} (ZMTP error {value:#x})")
+        self._retry_by = now + RETRY_S
+        if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            self.suspect, self._shaking_since = True, None
+            how = "is silent" if value == errno.EAGAIN else "hangs up"
+            return self.down(f"{self.name} accepts connections but {how} instead of shaking hands")
+        # A disconnection: of a link that was up, or of one that never shook hands.
+        was_up, self.up = self.up, False
+        if not was_up:
+            self.suspect = self.suspect or self._shaking_since is not None
+        self._shaking_since = None
+        return self.down(f"the connection to {self.name} was closed")
+
+    def down(self, reason: str) -> Lost | None:
+        """`Lost`, once in each period without a connection."""
+        self.up = False
+        if self._told:
+            return None
+        self._told = True
+        return Lost(reason)
+
+    def fatal(self, what: str) -> Lost:
+        """`Lost` for good: something else listens there."""
+        self.up = False
+        self._told = True
+        reason = f"{what}; expected a Pantheon teacher (ZeroMQ): check host, port and scheme"
+        return Lost(reason, ProtocolError(reason))
+
+    def overdue(self, now: float) -> bool:
+        """Whether libzmq has neither shaken hands nor tried again in time; resets the clock."""
+        shaking = self._shaking_since is not None and now > self._shaking_since + 2 * HANDSHAKE_S
+        if shaking:
+            self.suspect, self._shaking_since = True, None
+        stuck = self._retry_by is not None and now > self._retry_by
+        if stuck:
+            self._retry_by = None
+        return shaking or stuck

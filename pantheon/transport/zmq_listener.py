@@ -1,0 +1,176 @@
+"""A teacher's end over ZeroMQ: one ROUTER socket, with a context of its own, and its monitor."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import stat
+import struct
+from collections import deque
+from typing import Any
+
+import zmq
+
+from pantheon.errors import ConfigError, ProtocolError, TransportError, UnknownHost, VersionMismatch
+from pantheon.messages import Limits, Message, Refused
+from pantheon.transport.address import Address
+from pantheon.transport.base import Listener, Lost, Peer
+from pantheon.transport.lookup import resolve
+from pantheon.transport.zmq_socket import receive_frames, send_frames, set_options
+from pantheon.wire import pack, unpack
+
+logger = logging.getLogger(__name__)
+
+LINGER_S = 0.5
+"""Seconds in which replies may still leave after `close`."""
+
+BACKLOG = 512
+
+
+class ZmqListener(Listener):
+    """`Listener` over ``tcp://`` and ``ipc://``; a peer is its routing id.
+
+    Args:
+        address: where to bind; port 0 chooses a free one.
+        limits: requests beyond ``max_request_bytes`` are refused.
+
+    Raises:
+        TransportError: the address is in use or not this machine's.
+        ConfigError: an ``ipc`` path is something else than a socket.
+    """
+
+    def __init__(self, address: Address, limits: Limits) -> None:
+        self.malformed = 0
+        self._max_bytes = limits.max_request_bytes
+        self._pending: deque[tuple[Peer, Message | Lost]] = deque()
+        self._peers: dict[bytes, int] = {}
+        self._by_fd: dict[int, bytes] = {}
+        self._open: set[int] = set()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        set_options(self._socket, self._max_bytes)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.BACKLOG, BACKLOG)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
+        self._closed = False
+        try:
+            self.address = self._bind(address)
+        except BaseException:
+            self.close()
+            raise
+
+    def _bind(self, address: Address) -> str:
+        if address.path:
+            _clear_stale(address)
+        elif not address.numeric:
+            found = resolve(address)
+            if isinstance(found, UnknownHost):
+                raise found
+            address = found[0]
+        self._socket.setsockopt(zmq.IPV6, int(":" in address.host))
+        endpoint = f"ipc://{address.path}" if address.path else f"tcp://{address.netloc}"
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise TransportError(
+                f"cannot listen at {endpoint}: {error.strerror}; stop what listens there, or choose "
+                "another address (port 0 takes a free one)"
+            ) from None
+        last: bytes = self._socket.getsockopt(zmq.LAST_ENDPOINT)
+        return last.rstrip(b"\0").decode()
+
+    @property
+    def pollables(self) -> tuple[Any, ...]:
+        """The socket and its monitor."""
+        return (self._socket, self._monitor)
+
+    def receive(self) -> tuple[Peer, Message | Lost] | None:
+        """The next message and who sent it, or None when there is none now."""
+        while not self._closed:
+            if self._pending:
+                return self._pending.popleft()
+            if (frames := receive_frames(self._socket)) is not None:
+                if (event := self._read(frames)) is not None:
+                    return event
+            elif not self._look_around():
+                break
+        return None
+
+    def _read(self, frames: list[zmq.Frame]) -> tuple[Peer, Message] | None:
+        peer = frames[0].bytes
+        try:
+            message = unpack([f.buffer for f in frames[1:]], self._max_bytes)
+        except (ProtocolError, VersionMismatch) as error:
+            self._refuse(peer, error)
+            return None
+        if peer not in self._peers:
+            self._meet(peer, frames[0])
+        return peer, message
+
+    def _refuse(self, peer: bytes, error: Exception) -> None:
+        self.malformed += 1
+        logger.warning("%s: refused a malformed message: %s", self.address, error)
+        code = "version" if isinstance(error, VersionMismatch) else "protocol"
+        self.send(peer, Refused(None, code, str(error)))
+
+    def _meet(self, peer: bytes, frame: zmq.Frame) -> None:
+        """Note on which descriptor a new peer came, so that its end is noticed.
+
+        The monitor is read first: what it says about the descriptor so far is about an earlier peer.
+        """
+        self._look_around()
+        fd = int(frame.get(zmq.SRCFD))
+        if (earlier := self._by_fd.get(fd)) is not None:
+            self._lose(earlier, fd)
+        self._peers[peer], self._by_fd[fd] = fd, peer
+        if fd not in self._open:
+            self._lose(peer, fd)
+
+    def _lose(self, peer: bytes, fd: int) -> None:
+        del self._peers[peer], self._by_fd[fd]
+        self._pending.append((peer, Lost("the student disconnected")))
+
+    def _look_around(self) -> bool:
+        while (frames := receive_frames(self._monitor)) is not None:
+            event, fd = struct.unpack("=hi", frames[0].bytes)
+            if event == zmq.EVENT_ACCEPTED:
+                self._open.add(fd)
+                continue
+            self._open.discard(fd)
+            if (peer := self._by_fd.get(fd)) is not None:
+                self._lose(peer, fd)
+        return bool(self._pending)
+
+    def send(self, peer: Peer, message: Message) -> bool:
+        """Hand a message over without blocking; False when the peer is gone."""
+        if self._closed or not isinstance(peer, bytes):
+            return False
+        return send_frames(self._socket, [peer, *pack(message)])
+
+    def close(self) -> None:
+        """Stop listening and free the address; replies have `LINGER_S` seconds to leave."""
+        if self._closed:
+            return
+        self._closed = True
+        self._socket.disable_monitor()
+        self._monitor.close(0)
+        self._socket.close(int(LINGER_S * 1000))
+        self._context.term()
+
+
+def _clear_stale(address: Address) -> None:
+    """Remove the socket file of a listener that died; libzmq would remove any file, even a live one."""
+    try:
+        mode = os.stat(address.path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ConfigError(f"cannot listen at {address}: {address.path} exists and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.connect(address.path)
+        except ConnectionRefusedError:
+            os.unlink(address.path)
+        else:
+            raise TransportError(f"cannot listen at {address}: another process listens there")

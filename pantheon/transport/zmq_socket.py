@@ -1,0 +1,92 @@
+"""What both ends of a ZeroMQ transport share: options, the clients' context, frames in and out."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+
+import zmq
+
+from pantheon.messages import Buffer
+
+HANDSHAKE_S = 3.0
+"""Seconds a ZMTP handshake may take."""
+
+HEARTBEAT_S = 2.0
+DEAD_S = 30.0
+"""Seconds without a sign of life after which a peer counts as gone; a frame must pass in this time."""
+
+LINGER_S = 0.2
+"""Seconds in which a Goodbye may still leave after `close`."""
+
+_contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
+_lock = threading.Lock()
+
+
+def client_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """The context that all connections of this process share; a forked child gets its own.
+
+    An inherited context sends into nothing, silently. The parent's is kept referenced in the child,
+    where closing it would be wrong too.
+    """
+    with _lock:
+        pid = os.getpid()
+        if pid not in _contexts or _contexts[pid].closed:
+            _contexts[pid] = zmq.Context()
+        return _contexts[pid]
+
+
+os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.Lock()))
+
+
+def set_options(socket: zmq.Socket[bytes], max_bytes: int) -> None:
+    """Options of both ends: nothing lingers, no mark counts messages, silence is noticed."""
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, int(HANDSHAKE_S * 1000))
+    socket.setsockopt(zmq.HEARTBEAT_IVL, int(HEARTBEAT_S * 1000))
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(DEAD_S * 1000))
+    socket.setsockopt(zmq.HEARTBEAT_TTL, int(DEAD_S * 1000))
+
+
+def receive_frames(socket: zmq.Socket[bytes]) -> list[zmq.Frame] | None:
+    """One message as frames that own their memory, or None when none waits."""
+    try:
+        frame = socket.recv(zmq.NOBLOCK, copy=False)
+    except zmq.Again:
+        return None
+    frames = [frame]
+    while frame.more:
+        frame = socket.recv(copy=False)
+        frames.append(frame)
+    return frames
+
+
+def send_frames(socket: zmq.Socket[bytes], frames: Sequence[Buffer]) -> bool:
+    """Queue one message; False when nobody is there. Frames of 64 KiB or more are not copied."""
+    last = len(frames) - 1
+    for i, frame in enumerate(frames):
+        flags = zmq.NOBLOCK if i == last else zmq.NOBLOCK | zmq.SNDMORE
+        try:
+            socket.send(frame, flags, copy=False)
+        except zmq.Again:
+            if 0 < i < last:
+                # The peer went between two frames. libzmq now drops what follows up to the end of a
+                # message: end it here, or the next message would be dropped instead.
+                _finish(socket)
+            return False
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                return False
+            raise
+    return True
+
+
+def _finish(socket: zmq.Socket[bytes]) -> None:
+    try:
+        socket.send(b"", zmq.NOBLOCK)
+    except zmq.Again:
+        return
