@@ -1,0 +1,262 @@
+"""What a YAML file may say, checked when it is read, with the line at fault."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic.types import PositiveFloat, PositiveInt
+from pydantic_core import ErrorDetails
+
+from pantheon import marked_yaml
+from pantheon.errors import ConfigError
+from pantheon.marked_yaml import Place
+
+Reference = Annotated[
+    str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", examples=["package.module:function"])
+]
+"""``package.module:function``: the user's own code, named in the user's own configuration."""
+
+Arguments = dict[str, Any]
+
+
+class Section(BaseModel):
+    """A mapping in a YAML file: unknown keys and wrong types raise."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=False, frozen=True)
+    _file: str = PrivateAttr(default="")
+    _lines: Mapping[Place, int] = PrivateAttr(default_factory=dict)
+
+    def where(self, *place: str | int) -> str:
+        """``file:line: key`` of a value, for messages."""
+        return _where(self._file, self._lines, place)
+
+
+class TeacherConfig(Section):
+    """``teacher.yaml``: the model that `pantheon serve` and `pantheon dump` run.
+
+    Keys are those of `teacher_server.Teacher`; `model`, `dataset` and `collate_fn` name functions
+    that are called with `model_args` and `dataset_args` (`collate_fn` is used as it is).
+    `weights` is a safetensors file for the model, `threads` torch's threads, `bind` the addresses
+    of `pantheon serve` when the command line gives none. Paths are relative to the folder that the
+    command runs in.
+    """
+
+    model: Reference
+    model_args: Arguments = {}
+    weights: Path | None = None
+    dataset: Reference | None = None
+    dataset_args: Arguments = {}
+    collate_fn: Reference | None = None
+    schema_: dict[str, str] | None = Field(default=None, alias="schema")
+    name: str = ""
+    revision: str | None = None
+    features: dict[str, str] | None = None
+    devices: PositiveInt | Literal["auto"] | list[str] = 1
+    deterministic: bool = False
+    fixed_rows: PositiveInt | None = None
+    buckets: list[PositiveInt] | None = None
+    batch_rows: PositiveInt = 256
+    finite: Literal["raise", "allow"] = "raise"
+    views: int = Field(default=0, ge=0)
+    dataset_fingerprint: str | None = None
+    threads: PositiveInt | None = None
+    bind: list[str] = []
+    shard_rows: PositiveInt | None = None
+
+
+class OptimizerConfig(Section):
+    """A `torch.optim` optimizer and its learning-rate schedule over all steps."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adamw"
+    lr: PositiveFloat = 1e-3
+    weight_decay: float = Field(default=0.0, ge=0)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    schedule: Literal["constant", "cosine"] = "constant"
+
+
+LOSSES: Mapping[str, frozenset[str]] = {
+    "kl": frozenset({"temperature"}),
+    "soft_cross_entropy": frozenset({"temperature", "student_temperature"}),
+    "dkd": frozenset({"temperature", "alpha", "beta", "mask"}),
+    "mse": frozenset(),
+    "cross_entropy": frozenset(),
+}
+"""The losses a student's configuration can name, and the settings each of them takes."""
+
+
+class LossConfig(Section):
+    """One addend of a student's loss.
+
+    `loss` is one of `LOSSES` or a reference to a function that answers a callable; `field` the
+    knowledge compared with (not for ``cross_entropy``, which compares with the targets).
+    """
+
+    loss: Literal["kl", "soft_cross_entropy", "dkd", "mse", "cross_entropy"] | Reference
+    args: Arguments = {}
+    name: str | None = None
+    field: str | None = None
+    output: str | None = None
+    weight: float = 1.0
+    temperature: PositiveFloat | None = None
+    student_temperature: PositiveFloat | None = None
+    alpha: float | None = None
+    beta: float | None = None
+    mask: Literal["label", "teacher"] | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings given, by name."""
+        keys = frozenset().union(*LOSSES.values())
+        return {k: v for k in sorted(keys) if (v := getattr(self, k)) is not None}
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        known = LOSSES.get(self.loss, frozenset())
+        wrong = sorted(set(self.settings) - known)
+        if wrong:
+            takes = ", ".join(sorted(known)) or "no settings"
+            raise ValueError(f"the loss {self.loss!r} has no {', '.join(wrong)}; it takes {takes}")
+        if self.loss == "cross_entropy" and self.field:
+            raise ValueError("cross_entropy compares with the targets; leave out 'field'")
+        if self.loss in LOSSES and self.loss != "cross_entropy" and not self.field:
+            raise ValueError(
+                f"the loss {self.loss!r} needs a field to compare with; add field: NAME"
+            )
+        return self
+
+
+class CheckpointConfig(Section):
+    """Where a training's state is kept, and after how many steps beside every epoch's end."""
+
+    path: Path
+    every: PositiveInt | None = None
+
+
+class StudentConfig(Section):
+    """``student.yaml``: what `pantheon distill` trains, on which data, with whose knowledge.
+
+    The loader's keys are those of `student_client.KnowledgeLoader`. `ids` names a function that
+    answers the ids to train on; `evaluate` one that is called with the model after each epoch and
+    answers numbers by name; `weights` is a safetensors file to start from, `output` one to write.
+    """
+
+    model: Reference
+    model_args: Arguments = {}
+    weights: Path | None = None
+    output: Path | None = None
+    device: str = "cpu"
+    threads: PositiveInt | None = None
+    dataset: Reference
+    dataset_args: Arguments = {}
+    collate_fn: Reference | None = None
+    ids: Reference | None = None
+    teachers: dict[str, str | list[str]] = Field(min_length=1)
+    merge: dict[str, str | dict[str, Any]] = {}
+    fields: dict[str, list[str]] | None = None
+    batch_size: PositiveInt = 32
+    shuffle: bool = True
+    seed: int = 0
+    drop_last: bool = False
+    views: int = Field(default=0, ge=0)
+    num_workers: int = Field(default=0, ge=0)
+    request_rows: PositiveInt | None = None
+    window_bytes: PositiveInt | None = None
+    max_requests: PositiveInt | None = None
+    patience: PositiveFloat | None = None
+    lease: PositiveFloat | None = None
+    integrity: bool | None = None
+    dataset_fingerprint: str | None = None
+    revision: dict[str, str] | None = None
+    epochs: PositiveInt = 1
+    losses: list[LossConfig] = Field(min_length=1)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    evaluate: Reference | None = None
+    checkpoint: CheckpointConfig | None = None
+
+
+Config = TypeVar("Config", bound=Section)
+
+
+def load(path: str | os.PathLike[str], kind: type[Config]) -> Config:
+    """Read a YAML file as `kind`.
+
+    Raises:
+        ConfigError: names each fault's file, line and key; for an unknown key the nearest valid
+            one, for a wrong type what was expected and found.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp(), "teacher.yaml")
+        >>> _ = file.write_text("model: my.code:net\\nscema: {logits: float32}\\n")
+        >>> try:
+        ...     load(file, TeacherConfig)
+        ... except ConfigError as error:
+        ...     print(str(error).replace(str(file), "teacher.yaml")[:75])
+        teacher.yaml:2: unknown key 'scema'; did you mean 'schema'? Valid keys here
+    """
+    data, lines = marked_yaml.read(path)
+    file = os.fspath(path)
+    try:
+        config = kind.model_validate(data)
+    except ValidationError as error:
+        faults = [_explain(file, lines, kind, e) for e in error.errors(include_url=False)]
+        raise ConfigError("\n".join(dict.fromkeys(faults))) from None
+    config._file, config._lines = file, lines
+    return config
+
+
+def _explain(
+    file: str, lines: Mapping[Place, int], kind: type[Section], error: ErrorDetails
+) -> str:
+    """One fault in words."""
+    place = _in_file(error["loc"], lines)
+    where = _where(file, lines, place)
+    if error["type"] == "extra_forbidden":
+        key, valid = str(error["loc"][-1]), _keys(kind, error["loc"][:-1])
+        near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        line = _where(file, lines, place).split(": ")[0]
+        return f"{line}: unknown key {key!r}{hint} Valid keys here: {', '.join(sorted(valid))}"
+    if error["type"] == "missing":
+        return f"{where}: {error['loc'][-1]!r} is missing; add it"
+    if error["type"] == "string_pattern_mismatch":
+        return f"{where}: expected package.module:function, found {error['input']!r}"
+    message = error["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(error["input"], dict | list) else f", found {error['input']!r}"
+    return f"{where}: {message[:1].lower()}{message[1:]}{found}"
+
+
+def _in_file(loc: Place, lines: Mapping[Place, int]) -> Place:
+    """`loc` without what pydantic adds for the members of a union."""
+    place: Place = ()
+    for part in loc:
+        if (*place, part) in lines:
+            place = (*place, part)
+    return place
+
+
+def _where(file: str, lines: Mapping[Place, int], place: Place) -> str:
+    line = lines.get(place, 1)
+    return f"{file}:{line}: {'.'.join(map(str, place))}" if place else f"{file}:{line}"
+
+
+def _keys(kind: type[BaseModel], loc: Place) -> list[str]:
+    """The keys valid in the section at `loc`."""
+    for part in loc:
+        for name, info in kind.model_fields.items():
+            if part == (info.alias or name):
+                kind = next(_sections(info.annotation), kind)
+    return [info.alias or name for name, info in kind.model_fields.items()]
+
+
+def _sections(annotation: Any) -> Any:
+    """The sections that an annotation mentions."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections(inner)

@@ -1,0 +1,64 @@
+"""What training and stages need of a loader: a stream of batches that can be continued."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pantheon.knowledge import Knowledge
+
+
+class Batch(Protocol):
+    """One step's samples and what the teachers know of them; n rows.
+
+    Attributes:
+        inputs: what the collate function made of the samples' inputs, None without a dataset.
+        targets: what it made of their targets, None where there are none.
+        ids: int64 ``[n]``.
+        mask: bool ``[n]``, False for rows that only pad the batch.
+        knowledge: the merged knowledge of the rows.
+    """
+
+    @property
+    def inputs(self) -> Any: ...
+    @property
+    def targets(self) -> Any: ...
+    @property
+    def ids(self) -> Tensor: ...
+    @property
+    def mask(self) -> Tensor: ...
+    @property
+    def knowledge(self) -> Knowledge: ...
+
+
+@runtime_checkable
+class KnowledgeStream(Protocol):
+    """A stream of batches: `student_client.KnowledgeLoader`, or anything that behaves like one.
+
+    Every ``iter()`` starts the next epoch at its beginning; only after `load_state_dict` does the
+    next one go on in the middle. `state_dict` counts the batches that were yielded.
+
+    Example:
+        >>> class Nothing:
+        ...     def __iter__(self): return iter(())
+        ...     def __len__(self): return 0
+        ...     def state_dict(self): return {"epoch": 0}
+        ...     def load_state_dict(self, state): pass
+        >>> isinstance(Nothing(), KnowledgeStream)
+        True
+    """
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of one epoch."""
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands, as values that JSON can hold; ``epoch`` is among them."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after the last batch that `state` counts."""

@@ -1,0 +1,291 @@
+"""The one training loop, over any `KnowledgeStream`."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pantheon import checkpoint
+from pantheon.errors import ConfigError, ResumeMismatch
+from pantheon.objective import call_student
+from pantheon.stream import Batch, KnowledgeStream
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Where a run stands after a step.
+
+    Args:
+        epoch, step: both from 0; `step` counts within the epoch.
+        epochs, steps: how many there are.
+        done: steps since the run began or was resumed.
+        samples: real rows since then.
+        seconds, wait: since then, in all and waiting for the stream.
+        loss: the step's loss, a scalar on the model's device.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    done: int
+    samples: int
+    seconds: float
+    wait: float
+    loss: Tensor
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the end at the mean pace so far."""
+        left = (self.epochs - self.epoch) * self.steps - self.step - 1
+        return self.seconds / self.done * left
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What an epoch came to.
+
+    Args:
+        epoch: from 0.
+        losses: mean over the epoch's steps, by term.
+        metrics: what `evaluate` answered.
+        seconds: of training, waiting included.
+        wait: seconds waited for the stream.
+        samples: real rows seen.
+    """
+
+    epoch: int
+    losses: dict[str, float]
+    metrics: dict[str, float]
+    seconds: float
+    wait: float
+    samples: int
+
+
+@dataclass(slots=True)
+class _Running:
+    """Sums over the epoch at hand, saved with a checkpoint in its middle."""
+
+    steps: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    wait: float = 0.0
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Training:
+    """A student, a stream and an optimizer, run for some epochs.
+
+    Args:
+        model: the student; trained where its parameters are.
+        stream: the batches. Its state is saved and restored with the model's.
+        objective: named addends of the loss from the student's output and the batch, see
+            `pantheon.objective.Objective`.
+        optimizer: over the model's parameters.
+        epochs: how many epochs there are in all.
+        scheduler: stepped after every step, with `state_dict` and `load_state_dict`.
+        evaluate: called after each epoch with the model in eval and inference mode.
+        path: a checkpoint file, written after every epoch and every `every` steps.
+        on_step, on_epoch: told of progress.
+
+    Raises:
+        ConfigError: from `run`, when the loss of an epoch is not finite.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        stream: KnowledgeStream,
+        objective: Callable[[Any, Batch], Mapping[str, Tensor]],
+        optimizer: torch.optim.Optimizer,
+        *,
+        epochs: int,
+        scheduler: Any = None,
+        evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+        path: str | os.PathLike[str] | None = None,
+        every: int | None = None,
+        on_step: Callable[[Step], None] | None = None,
+        on_epoch: Callable[[Epoch], None] | None = None,
+    ) -> None:
+        self.model, self.stream, self.objective = model, stream, objective
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.epochs, self.evaluate = epochs, evaluate
+        self.path, self.every = None if path is None else Path(path), every
+        self.on_step, self.on_epoch = on_step, on_epoch
+        self.history: list[Epoch] = []
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self._running = _Running()
+        self._samples, self._done, self._wait, self._began = 0, 0, 0.0, 0.0
+
+    def run(self) -> list[Epoch]:
+        """Train to the last epoch's end; answers what every epoch came to."""
+        self._began = time.perf_counter()
+        while len(self.history) < self.epochs:
+            self._epoch()
+            if self.path:
+                self.save()
+        return self.history
+
+    def _epoch(self) -> None:
+        self.model.train()
+        for batch in self._timed(iter(self.stream)):
+            self._step(batch)
+            if self.path and self.every and self._running.steps % self.every == 0:
+                self.save()
+        self._close_epoch()
+
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches, counting the time until each arrives and until it is done with."""
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            waited = time.perf_counter() - asked
+            self._wait += waited
+            self._running.wait += waited
+            if batch is None:
+                return
+            yield batch
+            self._running.seconds += time.perf_counter() - asked
+
+    def _step(self, batch: Batch) -> None:
+        batch = OnDevice(batch, self.device) if self.device.type != "cpu" else batch
+        losses = self.objective(call_student(self.model, batch.inputs), batch)
+        loss = torch.stack(tuple(losses.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        self._count(losses, int(batch.mask.sum()))
+        if self.on_step:
+            self.on_step(self._progress(loss.detach()))
+
+    def _count(self, losses: Mapping[str, Tensor], samples: int) -> None:
+        sums = self._running.losses
+        for name, value in losses.items():
+            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach()
+        self._running.steps += 1
+        self._running.samples += samples
+        self._samples += samples
+        self._done += 1
+
+    def _progress(self, loss: Tensor) -> Step:
+        return Step(
+            epoch=len(self.history),
+            epochs=self.epochs,
+            step=self._running.steps - 1,
+            steps=len(self.stream),
+            done=self._done,
+            samples=self._samples,
+            seconds=time.perf_counter() - self._began,
+            wait=self._wait,
+            loss=loss,
+        )
+
+    def _close_epoch(self) -> None:
+        running, self._running = self._running, _Running()
+        losses = {name: float(s) / max(running.steps, 1) for name, s in running.losses.items()}
+        number = len(self.history)
+        if not all(map(math.isfinite, losses.values())):
+            raise ConfigError(
+                f"the loss of epoch {number} is not finite: {losses}; expected finite losses: "
+                "lower the learning rate, or look at the inputs"
+            )
+        epoch = Epoch(
+            number, losses, self._metrics(), running.seconds, running.wait, running.samples
+        )
+        self.history.append(epoch)
+        if self.on_epoch:
+            self.on_epoch(epoch)
+
+    def _metrics(self) -> dict[str, float]:
+        if self.evaluate is None:
+            return {}
+        self.model.eval()
+        with torch.inference_mode():
+            return {name: float(value) for name, value in self.evaluate(self.model).items()}
+
+    def save(self) -> None:
+        """Write model, optimizer, scheduler, stream and random state to `path`, atomically."""
+        if self.path is None:
+            raise ConfigError("this training has no path for its checkpoint; give it one")
+        checkpoint.save(
+            self.path,
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict() if self.scheduler else None,
+                "stream": self.stream.state_dict(),
+                "rng": torch.get_rng_state(),
+                "history": [asdict(epoch) for epoch in self.history],
+                "running": {k: getattr(self._running, k) for k in _Running.__slots__},
+            },
+        )
+
+    def resume(self) -> bool:
+        """Continue from the checkpoint at `path`; False when there is none.
+
+        Raises:
+            StoreError: the file cannot be read.
+            ResumeMismatch: the checkpoint is of another model, optimizer or stream.
+        """
+        if self.path is None or not self.path.exists():
+            return False
+        state = checkpoint.load(self.path)
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(state["scheduler"])
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise ResumeMismatch(
+                f"the checkpoint {self.path} does not fit this run: {error}; resume with the "
+                "model and optimizer that it was saved with, or start with another checkpoint"
+            ) from error
+        self.stream.load_state_dict(state["stream"])
+        torch.set_rng_state(state["rng"])
+        self.history = [Epoch(**epoch) for epoch in state["history"]]
+        self._running = _Running(**state["running"])
+        log.info("resumed from %s after %d epochs", self.path, len(self.history))
+        return True
+
+
+class OnDevice:
+    """A batch with its tensors on another device."""
+
+    def __init__(self, batch: Batch, device: torch.device) -> None:
+        self.inputs = move(batch.inputs, device)
+        self.targets = move(batch.targets, device)
+        self.ids = move(batch.ids, device)
+        self.mask = move(batch.mask, device)
+        self.knowledge = batch.knowledge.to(device)
+
+
+def move(value: Any, device: torch.device) -> Any:
+    """Tensors in mappings, lists and tuples, on `device`.
+
+    Example:
+        >>> move({"x": [torch.ones(1)]}, torch.device("cpu"))
+        {'x': [tensor([1.])]}
+    """
+    match value:
+        case Tensor():
+            return value.to(device, non_blocking=True)
+        case Mapping():
+            return {key: move(v, device) for key, v in value.items()}
+        case list():
+            return [move(v, device) for v in value]
+        case tuple():
+            return tuple(move(v, device) for v in value)
+    return value
