@@ -1,9 +1,9 @@
 """The wire format: a message as a msgpack header and raw payload frames, and back.
 
 The first frame is ``b"PNTN"``, one byte with the version of this framing, and a msgpack map that
-says what the message is and describes the frames that follow: int64 ids and views, then tensors, each
-little-endian in C order. Nothing is copied either way, nothing is allocated from a claimed size, and
-nothing but plain values is ever decoded.
+says what the message is and describes the frames that follow: int64 ids and views, then tensors,
+each little-endian in C order. Nothing is copied either way, nothing is allocated from a claimed
+size, and nothing but plain values is ever decoded.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def _header(frame: Buffer) -> dict[str, Any]:
     if prefix != _PREFIX:
         found = prefix[-1] if len(prefix) == len(_PREFIX) else "none"
         raise VersionMismatch(
-            f"the other side frames its messages in version {found}, this one in {FRAMING}; install "
-            "the same release of pantheon on both"
+            f"the other side frames its messages in version {found}, this one in {FRAMING}; "
+            "install the same release of pantheon on both"
         )
     try:
         body = msgpack.unpackb(
@@ -141,7 +141,7 @@ def _plain(text: str) -> str:
 
 
 def _int64(values: NDArray[np.int64]) -> Buffer:
-    return memoryview(np.ascontiguousarray(values, dtype="<i8")).cast("B") if len(values) else b""
+    return np.ascontiguousarray(values, dtype="<i8").data.cast("B") if len(values) else b""
 
 
 def _payload(tensor: RawTensor) -> Buffer:
@@ -165,7 +165,8 @@ def _tensor(kind: str, dtype: Any, shape: Any, frame: Buffer) -> RawTensor:
     expected, found = tensor_bytes(kind, dtype, shape), memoryview(frame).nbytes
     if expected != found:
         raise ProtocolError(
-            f"{kind}: a {dtype} tensor of shape {tuple(shape)} needs {expected} bytes, found {found}"
+            f"{kind}: a {dtype} tensor of shape {tuple(shape)} needs {expected} bytes, "
+            f"found {found}"
         )
     return RawTensor(dtype, tuple(shape), frame)
 

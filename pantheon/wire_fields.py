@@ -1,4 +1,4 @@
-"""Reading an untrusted header field by field: each has a type and a bound, or `ProtocolError` says so."""
+"""Reading an untrusted header field by field, each with its type and its bound."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Fields:
     def seconds(self, key: str) -> float:
         """A positive, finite number of seconds, at most a day."""
         value = self.body.get(key)
-        if type(value) not in (int, float) or not 0 < value <= 86400 or not math.isfinite(value):
+        if not isinstance(value, int | float) or not 0 < value <= 86400:
             raise self._bad(key, "seconds, more than 0 and at most a day")
         return float(value)
 

@@ -68,7 +68,7 @@ class Lookup:
 
 
 def resolve(address: Address) -> list[Address] | UnknownHost:
-    """The numeric addresses of a name, IPv4 first, or the error that says it has none. May block."""
+    """The numeric addresses of a name, IPv4 first, or the error that says it has none. Blocks."""
     error: OSError | None = None
     for attempt in range(TRIES):
         if attempt:

@@ -120,7 +120,8 @@ class ZmqConnection(Connection):
             self._aim(self._targets)
         if self._link.suspect and not self._lookup.busy and not self._dead:
             self._link.suspect = False
-            self._lookup.ask(lambda target=self._targets[self._target]: (probe(target),))
+            target = self._targets[self._target]
+            self._lookup.ask(lambda: (probe(target),))
         return bool(self._pending)
 
     def _tell(self, event: Event | None) -> None:

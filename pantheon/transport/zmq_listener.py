@@ -74,11 +74,10 @@ class ZmqListener(Listener):
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
             raise TransportError(
-                f"cannot listen at {endpoint}: {error.strerror}; stop what listens there, or choose "
-                "another address (port 0 takes a free one)"
+                f"cannot listen at {endpoint}: {error.strerror}; stop what listens there, or "
+                "choose another address (port 0 takes a free one)"
             ) from None
-        last: bytes = self._socket.getsockopt(zmq.LAST_ENDPOINT)
-        return last.rstrip(b"\0").decode()
+        return str(self._socket.get_string(zmq.LAST_ENDPOINT)).rstrip("\0")
 
     @property
     def pollables(self) -> tuple[Any, ...]:
@@ -117,7 +116,7 @@ class ZmqListener(Listener):
     def _meet(self, peer: bytes, frame: zmq.Frame) -> None:
         """Note on which descriptor a new peer came, so that its end is noticed.
 
-        The monitor is read first: what it says about the descriptor so far is about an earlier peer.
+        The monitor is read first: what it says of the descriptor so far is about an earlier peer.
         """
         self._look_around()
         fd = int(frame.get(zmq.SRCFD))
@@ -160,7 +159,7 @@ class ZmqListener(Listener):
 
 
 def _clear_stale(address: Address) -> None:
-    """Remove the socket file of a listener that died; libzmq would remove any file, even a live one."""
+    """Remove the socket file of a dead listener; libzmq would remove any file, a live one too."""
     try:
         mode = os.stat(address.path).st_mode
     except FileNotFoundError:

@@ -15,7 +15,7 @@ HANDSHAKE_S = 3.0
 
 HEARTBEAT_S = 2.0
 DEAD_S = 30.0
-"""Seconds without a sign of life after which a peer counts as gone; a frame must pass in this time."""
+"""Seconds without a sign of life after which a peer is gone; a frame must pass in this time."""
 
 LINGER_S = 0.2
 """Seconds in which a Goodbye may still leave after `close`."""
