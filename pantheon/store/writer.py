@@ -1,0 +1,241 @@
+"""Writes a dump: shards that appear whole, once, and a manifest that anybody can make again."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pantheon.errors import ManifestError, ShardError
+from pantheon.store.folder import Folder
+from pantheon.store.manifest import (
+    MANIFEST,
+    MAX_ENTRY,
+    MAX_MANIFEST,
+    SHARD_NAME,
+    DumpInfo,
+    Entry,
+    Manifest,
+    entry_json,
+    entry_name,
+    read_entry,
+)
+from pantheon.store.pairs import Ids, PairIndex, Run, runs
+from pantheon.store.shard import entry_of, open_shard, pack, shard_name
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a folder holds: entries whose shard is there, and shards that are not whole.
+
+    Args:
+        info: what the shards have in common; None for a folder without any.
+        entries: by shard name.
+        damaged: shards of another size than their entry says.
+        unlisted: shards that no entry tells of.
+    """
+
+    info: DumpInfo | None
+    entries: dict[str, Entry]
+    damaged: tuple[str, ...]
+    unlisted: tuple[str, ...]
+
+
+class KnowledgeWriter:
+    """One worker's hand on a dump; any number may work on one folder at once.
+
+    Args:
+        path: a folder at any fsspec path; made when it is not there.
+        info: what this teacher dumps. A folder that holds anything else is left as it is.
+
+    Raises:
+        SchemaMismatch, RevisionMismatch, DatasetMismatch: the folder holds other knowledge.
+        StoreError: the file system cannot publish files safely.
+        DiskFullError: no space.
+
+    Example:
+        >>> import torch
+        >>> from pantheon.schema import FieldSpec, KnowledgeSchema
+        >>> info = DumpInfo(KnowledgeSchema((FieldSpec("y", "float32", ()),)), "r1", None, 4)
+        >>> writer = KnowledgeWriter("memory://pantheon-doctest-writer", info)
+        >>> entry = writer.write(np.arange(4), np.zeros(4, np.int64), [[torch.arange(4.0)]])
+        >>> writer.finish().rows
+        4
+    """
+
+    def __init__(self, path: str | os.PathLike[str], info: DumpInfo) -> None:
+        self.folder = Folder(path)
+        self.info = info
+        found = survey(self.folder)
+        if found.info is not None:
+            info.require_equal(found.info, "this teacher", f"the dump at {self.folder.path}")
+        self.folder.prepare()
+        self.entries = dict(found.entries)
+        for name in found.unlisted:
+            self.entries[name] = self._adopt(name)
+        for name in found.damaged:
+            logger.warning("%s is damaged and made again", self.folder.full(name))
+            self.folder.remove(name)
+        self._index = PairIndex(self._runs_of(e) for e in self.entries.values())
+
+    def missing(self, ids: Ids, view: int) -> NDArray[np.bool_]:
+        """Which of these ids of one view no shard held when this writer was made."""
+        shard, _ = self._index.find(ids, np.full(len(ids), view, np.int64))
+        return shard < 0
+
+    def published(self, name: str) -> Entry | None:
+        """The entry of a shard that is there by now, made by whomever; None when there is none."""
+        if not self.folder.has(name):
+            return None
+        try:
+            info, entry = read_entry(self.folder.read(entry_name(name), MAX_ENTRY))
+        except FileNotFoundError:
+            return self._adopt(name)
+        self.info.require_equal(info, "this teacher", f"the dump at {self.folder.path}")
+        return entry
+
+    def write(self, ids: Ids, views: Ids, scored: Sequence[Sequence[Tensor]]) -> Entry:
+        """Publish one shard, whole or not at all.
+
+        A shard of these pairs that another worker published first stays; this one is dropped.
+
+        Args:
+            ids, views: int64 ``[n]``, sorted by (id, view).
+            scored: one or more answers of a scorer that follow each other: coded parts in the
+                order of `schema_parts`.
+
+        Raises:
+            SchemaError: parts that do not fit the schema.
+            DiskFullError: no space; nothing of the shard is left behind.
+        """
+        packed = pack(self.info, ids, views, scored)
+        entry = packed.entry
+        if not self.folder.create(entry.shard, packed.chunks):
+            logger.info("%s was published by another worker", entry.shard)
+            entry = self._adopt(entry.shard)
+        else:
+            self._publish_entry(entry)
+        self.entries[entry.shard] = entry
+        return entry
+
+    def finish(self) -> Manifest:
+        """Write the manifest of everything published by now; every worker may."""
+        return write_manifest(self.folder, self.info)
+
+    def _publish_entry(self, entry: Entry) -> None:
+        name, content = entry_name(entry.shard), entry_json(self.info, entry)
+        if not self.folder.create(name, [content]):
+            self.folder.replace(name, content)
+
+    def _adopt(self, name: str) -> Entry:
+        """Make the entry of a shard that a worker published before it died."""
+        entry = adopt(self.folder, name, self.info)[1]
+        self._publish_entry(entry)
+        return entry
+
+    def _runs_of(self, entry: Entry) -> Sequence[Run]:
+        if entry.runs is not None:
+            return entry.runs
+        _, head = open_shard(self.folder.open(entry.shard), entry.bytes, self.info)
+        return runs(head.ids, head.views)
+
+
+def adopt(folder: Folder, name: str, info: DumpInfo | None = None) -> tuple[DumpInfo, Entry]:
+    """Read a whole shard and make its entry.
+
+    Raises:
+        ShardError: it is damaged, belongs to another dump, or has another's name.
+    """
+    file = folder.open(name)
+    found, head = open_shard(file, folder.files()[name], info)
+    if shard_name(head.ids, head.views) != name:
+        raise ShardError(
+            f"{file.name} holds the samples of {shard_name(head.ids, head.views)}; it was renamed: "
+            "give it its name back or remove it"
+        )
+    return found, entry_of(file, head)
+
+
+def survey(folder: Folder) -> Survey:
+    """See what a folder holds, from its manifest and its entries.
+
+    Raises:
+        RevisionMismatch, SchemaMismatch, DatasetMismatch: shards of several dumps are mixed in it.
+    """
+    files = folder.files()
+    info, entries = _listed(folder, files)
+    shards = {n for n in files if SHARD_NAME.fullmatch(n)}
+    for name in sorted(shards - set(entries)):
+        found = _entry_file(folder, name) if entry_name(name) in files else None
+        if found is not None and found[1].shard == name:
+            if info is not None:
+                info.require_equal(found[0], f"the dump at {folder.path}", entry_name(name))
+            info, entries[name] = found
+    damaged = {n for n in shards & set(entries) if files[n] != entries[n].bytes}
+    unlisted = tuple(sorted(shards - set(entries)))
+    if info is None and unlisted:
+        info, _ = adopt(folder, unlisted[0])
+    whole = {n: e for n, e in sorted(entries.items()) if n in shards - damaged}
+    return Survey(info, whole, tuple(sorted(damaged)), unlisted)
+
+
+def write_manifest(folder: Folder, info: DumpInfo) -> Manifest:
+    """Write a folder's manifest until it lists what is there.
+
+    Two workers may write at once; whoever writes last looks again afterwards, so that no shard
+    published before the last one looked is left out.
+    """
+    while True:
+        found = survey(folder)
+        entries = [*found.entries.values()]
+        entries += [adopt(folder, n, info)[1] for n in found.unlisted]
+        manifest = Manifest(info, tuple(sorted(entries, key=lambda e: e.shard)))
+        content = manifest.to_json()
+        if MANIFEST in folder.files() and folder.read(MANIFEST, MAX_MANIFEST) == content:
+            return manifest
+        folder.replace(MANIFEST, content)
+
+
+def rebuild(path: str | os.PathLike[str]) -> Manifest:
+    """Make the manifest of a folder again, from its shards and their entries.
+
+    Raises:
+        ManifestError: the folder holds no shard.
+        ShardError: a shard is damaged.
+
+    Example:
+        >>> rebuild("memory://pantheon-doctest-nothing")
+        Traceback (most recent call last):
+        pantheon.errors.ManifestError: memory://pantheon-doctest-nothing holds no shard...
+    """
+    folder = Folder(path)
+    found = survey(folder)
+    if found.info is None:
+        raise ManifestError(f"{folder.path} holds no shard; run a dump into it first")
+    return write_manifest(folder, found.info)
+
+
+def _listed(folder: Folder, files: dict[str, int]) -> tuple[DumpInfo | None, dict[str, Entry]]:
+    if MANIFEST not in files:
+        return None, {}
+    try:
+        manifest = Manifest.from_json(folder.read(MANIFEST, MAX_MANIFEST))
+    except ManifestError as error:
+        logger.warning("%s is made again: %s", folder.full(MANIFEST), error)
+        return None, {}
+    return manifest.info, {e.shard: e for e in manifest.entries}
+
+
+def _entry_file(folder: Folder, shard: str) -> tuple[DumpInfo, Entry] | None:
+    try:
+        return read_entry(folder.read(entry_name(shard), MAX_ENTRY))
+    except (FileNotFoundError, ManifestError) as error:
+        logger.warning("%s is made again: %s", folder.full(entry_name(shard)), error)
+        return None
