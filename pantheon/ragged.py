@@ -112,6 +112,12 @@ class Ragged:
         """The same with every tensor moved by `change`, which must keep lengths as they are."""
         return Ragged(map_rows(self.values, change), change(self.lengths), change(self.offsets))
 
+    def with_values(self, values: Rows) -> Ragged:
+        """Other packed rows, of the same number, with the lengths of these."""
+        if rows_of(values) != rows_of(self.values):
+            raise SchemaError(f"{rows_of(values)} packed rows for {rows_of(self.values)}")
+        return Ragged(values, self.lengths, self.offsets)
+
     def take(self, rows: Tensor) -> Ragged:
         """Samples by their positions, int64 ``[m]``; copies."""
         lengths = self.lengths.index_select(0, rows)
