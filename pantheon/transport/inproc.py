@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import queue
 import threading
 from typing import Any
 
@@ -11,44 +10,12 @@ from pantheon.errors import TransportError
 from pantheon.messages import Message
 from pantheon.transport.address import Address
 from pantheon.transport.base import Connected, Connection, Event, Listener, Lost, Peer
-from pantheon.transport.wake import Wake
+from pantheon.transport.inbox import Inbox
 
 _lock = threading.RLock()
 _listeners: dict[str, InprocListener] = {}
 _waiting: dict[str, list[InprocConnection]] = {}
 _peers = itertools.count(1)
-
-
-class _Inbox:
-    """A queue another thread fills and a pollable descriptor that says so."""
-
-    def __init__(self) -> None:
-        self._wake = Wake()
-        self._items: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    @property
-    def fd(self) -> int:
-        return self._wake.fd
-
-    def put(self, item: Any) -> None:
-        self._items.put(item)
-        self._wake.set()
-
-    def get(self) -> Any | None:
-        try:
-            return self._items.get_nowait()
-        except queue.Empty:
-            self._wake.clear()
-        # Between the look and the clear something may have come, whose signal was just cleared.
-        try:
-            item = self._items.get_nowait()
-        except queue.Empty:
-            return None
-        self._wake.set()
-        return item
-
-    def close(self) -> None:
-        self._wake.close()
 
 
 class InprocConnection(Connection):
@@ -57,7 +24,7 @@ class InprocConnection(Connection):
     def __init__(self, address: Address) -> None:
         self.address = str(address)
         self._name = address.host
-        self._inbox = _Inbox()
+        self._inbox = Inbox()
         self._peer = next(_peers)
         self._listener: InprocListener | None = None
         self._closed = False
@@ -111,7 +78,7 @@ class InprocListener(Listener):
     def __init__(self, address: Address) -> None:
         self.address = str(address)
         self._name = address.host
-        self._inbox = _Inbox()
+        self._inbox = Inbox()
         self._students: dict[int, InprocConnection] = {}
         self._closed = False
         with _lock:

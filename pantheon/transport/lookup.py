@@ -20,7 +20,11 @@ TRIES = 3
 PAUSE_S = 0.5
 PROBE_S = 3.0
 
-_ZMTP_SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
+ZMTP_GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\r\n\r\n"
+"""A ZMTP signature, and the end of a line: an HTTP server waits for one before it complains."""
+
+HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""HTTP/2's client preface: the magic line and an empty SETTINGS frame."""
 
 
 class Lookup:
@@ -89,7 +93,7 @@ def resolve(address: Address) -> list[Address] | UnknownHost:
     )
 
 
-def probe(address: Address) -> bytes | None:
+def probe(address: Address, greeting: bytes = ZMTP_GREETING) -> bytes | None:
     """The first bytes that whoever listens at a numeric address or path says; None if nobody does.
 
     Empty when the other side hangs up, `SILENT` when it says nothing for `PROBE_S` seconds. Blocks.
@@ -100,8 +104,7 @@ def probe(address: Address) -> bytes | None:
             sock.settimeout(PROBE_S)
             sock.connect(address.path or (address.host, address.port))
             try:
-                # An HTTP server waits for the end of a line before it complains.
-                sock.sendall(_ZMTP_SIGNATURE + b"\r\n\r\n")
+                sock.sendall(greeting)
                 return sock.recv(16)
             except TimeoutError:
                 return SILENT
@@ -116,4 +119,9 @@ SILENT = b"(nothing)"
 
 def is_zmtp(said: bytes) -> bool:
     """Whether the first bytes of a connection are a ZMTP signature."""
-    return said[:1] == _ZMTP_SIGNATURE[:1]
+    return said[:1] == ZMTP_GREETING[:1]
+
+
+def is_http2(said: bytes) -> bool:
+    """Whether the first bytes of a connection are an HTTP/2 server's SETTINGS or GOAWAY."""
+    return len(said) >= 5 and said[:1] == b"\0" and said[3] in (4, 7)

@@ -1,0 +1,99 @@
+"""A teacher's end over gRPC, which speaks the Open Inference Protocol v2."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+
+from pantheon.errors import TransportError
+from pantheon.messages import Limits, Message
+from pantheon.transport import oip
+from pantheon.transport.address import Address
+from pantheon.transport.base import Listener, Lost, Peer
+from pantheon.transport.grpc_peers import GrpcPeers
+from pantheon.transport.grpc_service import Servicer
+from pantheon.transport.oip_messages import MAX_MESSAGE
+
+logger = logging.getLogger(__name__)
+
+MAX_CALLS = 256
+"""Streams and calls at once; each takes a thread while it lasts."""
+
+GRACE_S = 0.5
+"""Seconds in which replies may still leave after `close`."""
+
+
+class GrpcListener(Listener):
+    """`Listener` over ``grpc://``; a peer is a stream, or one call of a stock client.
+
+    Args:
+        address: where to bind; port 0 chooses a free one.
+        limits: requests beyond ``max_request_bytes`` are refused.
+
+    Raises:
+        TransportError: the address is in use or not this machine's.
+    """
+
+    def __init__(self, address: Address, limits: Limits) -> None:
+        self.malformed = 0
+        self._peers = GrpcPeers()
+        self._closed = False
+        self._pool = ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="grpc-listener")
+        self._server = grpc.server(
+            self._pool, options=_options(limits), maximum_concurrent_rpcs=MAX_CALLS
+        )
+        self._server.add_generic_rpc_handlers((oip.handlers(Servicer(self._peers, self._count)),))
+        try:
+            port = self._server.add_insecure_port(address.netloc)
+        except RuntimeError as error:
+            self.close()
+            raise TransportError(
+                f"cannot listen at {address}: {error}; stop what listens there, or choose another "
+                "address (port 0 takes a free one)"
+            ) from None
+        self.address = str(Address("grpc", address.host, port))
+        self._server.start()
+
+    def _count(self, error: Exception) -> None:
+        self.malformed += 1
+        logger.warning("%s: refused a malformed message: %s", self.address, error)
+
+    @property
+    def pollables(self) -> tuple[Any, ...]:
+        """The descriptor of the queue that the calls' threads fill."""
+        return (self._peers.inbox.fd,)
+
+    def receive(self) -> tuple[Peer, Message | Lost] | None:
+        """The next message and who sent it, or None when there is none now."""
+        return None if self._closed else self._peers.receive()
+
+    def send(self, peer: Peer, message: Message) -> bool:
+        """Hand a message over without blocking; False when the peer is gone."""
+        student = self._peers.get(peer)
+        return student is not None and not self._closed and student.deliver(message)
+
+    def close(self) -> None:
+        """Stop listening and free the address; replies have `GRACE_S` seconds to leave."""
+        if self._closed:
+            return
+        self._closed = True
+        self._peers.close()
+        self._server.stop(GRACE_S).wait()
+        self._pool.shutdown(wait=False)
+        self._peers.inbox.close()
+
+
+def _options(limits: Limits) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", min(limits.max_request_bytes, MAX_MESSAGE)),
+        ("grpc.max_send_message_length", -1),
+        # Two servers on one port would each get some of the students.
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ]

@@ -1,0 +1,203 @@
+"""The methods of the Open Inference Protocol that a listener answers, in terms of our messages."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Any
+
+import grpc
+
+from pantheon.errors import ProtocolError
+from pantheon.messages import Heartbeat, Hello, Message, Refused, Scored, Welcome
+from pantheon.transport import oip
+from pantheon.transport.grpc_dialects import Dialect, Stock, dialect_of, stock_score, too_large
+from pantheon.transport.grpc_peers import GrpcPeer, GrpcPeers
+from pantheon.transport.oip_messages import INPUT, SAMPLE_ID, VIEW, part_names, write_scored
+from pantheon.transport.oip_tensors import DATATYPES
+
+logger = logging.getLogger(__name__)
+
+WELCOME_S = 10.0
+"""Seconds in which the teacher must answer Hello."""
+
+ANSWER_S = 600.0
+"""Seconds a single call without a deadline of its own may wait for its answer."""
+
+_NOT_FOUND = ("model",)
+_UNAVAILABLE = ("draining", "busy")
+_INTERNAL = ("error", "finite", "wrong")
+
+
+def status_of(code: str) -> Any:
+    """The gRPC status that says what a refusal's code says.
+
+    >>> status_of("model").name, status_of("range").name
+    ('NOT_FOUND', 'INVALID_ARGUMENT')
+    """
+    if code in _NOT_FOUND:
+        return grpc.StatusCode.NOT_FOUND
+    if code in _UNAVAILABLE:
+        return grpc.StatusCode.UNAVAILABLE
+    return grpc.StatusCode.INTERNAL if code in _INTERNAL else grpc.StatusCode.INVALID_ARGUMENT
+
+
+class Servicer:
+    """Turns calls into peers of the listener. Its methods run in the threads of gRPC's pool.
+
+    Args:
+        peers: the listener's.
+        malformed: called with the error whenever something unreadable arrives.
+    """
+
+    def __init__(self, peers: GrpcPeers, malformed: Any) -> None:
+        self._peers = peers
+        self._malformed = malformed
+
+    def ServerLive(self, request: Any, context: Any) -> Any:
+        """The process answers."""
+        return oip.ServerLiveResponse(live=True)
+
+    def ServerReady(self, request: Any, context: Any) -> Any:
+        """The teacher answers Hello (with several models it refuses one without a name)."""
+        with self._call(context) as peer:
+            answer = self._greet(peer, "")
+        ready = isinstance(answer, Welcome) or (
+            isinstance(answer, Refused) and answer.code == "model"
+        )
+        return oip.ServerReadyResponse(ready=ready)
+
+    def ServerMetadata(self, request: Any, context: Any) -> Any:
+        """Our name, version, and the extension that tells our students who we are."""
+        version = metadata.version("pantheon-kd")
+        return oip.ServerMetadataResponse(
+            name="pantheon", version=version, extensions=[oip.EXTENSION]
+        )
+
+    def ModelReady(self, request: Any, context: Any) -> Any:
+        """The teacher welcomes a student of this model."""
+        with self._call(context) as peer:
+            answer = self._greet(peer, request.name)
+        return oip.ModelReadyResponse(ready=isinstance(answer, Welcome))
+
+    def ModelMetadata(self, request: Any, context: Any) -> Any:
+        """Inputs and outputs, from the teacher's Welcome."""
+        with self._call(context) as peer:
+            return model_metadata(self._welcome(peer, request.name, context))
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:
+        """One request of a stock client, by ids or by inputs."""
+        try:
+            score = stock_score(request, 0)
+        except ProtocolError as error:
+            self._malformed(error)
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        with self._call(context) as peer:
+            schema = self._welcome(peer, request.model_name, context).schema
+            peer.say(score)
+            answer = self._answer(peer, context)
+        response = write_scored(answer, request.model_name, part_names(schema))
+        response.id = request.id
+        return response
+
+    def ModelStreamInfer(self, requests: Any, context: Any) -> Iterator[Any]:
+        """A conversation: our students say Hello on it, stock clients just ask."""
+        first = next(requests, None)
+        if first is None:
+            return
+        dialect = dialect_of(first)
+        with self._call(context) as peer:
+            reader = threading.Thread(
+                target=self._listen, args=(peer, dialect, first, requests), daemon=True
+            )
+            reader.start()
+            while (message := peer.next()) is not None:
+                response = dialect.write(message)
+                if response is not None:
+                    yield response
+                if dialect.finished:
+                    return
+
+    def _listen(self, peer: GrpcPeer, dialect: Dialect, first: Any, requests: Any) -> None:
+        if isinstance(dialect, Stock):
+            peer.say(dialect.hello())
+        request = first
+        while request is not None:
+            try:
+                peer.say(dialect.read(request))
+            except ProtocolError as error:
+                self._malformed(error)
+                peer.deliver(dialect.blame(request, error))
+            request = _next(requests)
+        dialect.ended = True
+        if isinstance(dialect, Stock):
+            peer.deliver(Heartbeat())  # Wakes the writer, which ends when all is answered.
+        else:
+            peer.finish("the student disconnected")
+
+    @contextlib.contextmanager
+    def _call(self, context: Any) -> Iterator[GrpcPeer]:
+        peer = self._peers.open()
+        if not context.add_callback(lambda: peer.finish("the student disconnected")):
+            peer.finish("the student disconnected")
+        try:
+            yield peer
+        finally:
+            peer.finish("the call is over")
+
+    def _greet(self, peer: GrpcPeer, model: str) -> Message | None:
+        peer.say(Hello(session="a stock client", model=model))
+        return peer.next(WELCOME_S)
+
+    def _welcome(self, peer: GrpcPeer, model: str, context: Any) -> Welcome:
+        answer = self._greet(peer, model)
+        if isinstance(answer, Refused):
+            context.abort(status_of(answer.code), answer.message)
+        if not isinstance(answer, Welcome):
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the teacher does not answer")
+        assert isinstance(answer, Welcome)
+        return answer
+
+    def _answer(self, peer: GrpcPeer, context: Any) -> Scored:
+        deadline = time.monotonic() + ANSWER_S
+        while (answer := peer.next(max(0.0, deadline - time.monotonic()))) is not None:
+            if isinstance(answer, Scored):
+                answer = too_large(answer) or answer
+            if isinstance(answer, Refused):
+                context.abort(status_of(answer.code), answer.message)
+            if isinstance(answer, Scored):
+                return answer
+        context.abort(grpc.StatusCode.UNAVAILABLE, "the teacher went away")
+        raise AssertionError("abort raises")
+
+
+def _next(requests: Any) -> Any | None:
+    """The next request of a stream; None at its end, however it ended."""
+    try:
+        return next(requests, None)
+    except Exception as error:  # noqa: BLE001 - grpc raises a bare Exception for a stream cut short
+        logger.debug("a stream ended: %s", error)
+        return None
+
+
+def model_metadata(welcome: Welcome) -> Any:
+    """What a teacher takes and gives, in the protocol's words."""
+    from pantheon.codec.parts import schema_parts
+
+    response = oip.ModelMetadataResponse(
+        name=welcome.model, versions=[welcome.revision], platform="pantheon"
+    )
+    if welcome.accepts_ids:
+        response.inputs.add(name=SAMPLE_ID, datatype="INT64", shape=[-1])
+        if welcome.views:
+            response.inputs.add(name=VIEW, datatype="INT64", shape=[-1])
+    elif welcome.accepts_inputs:
+        response.inputs.add(name=INPUT, shape=[-1])
+    for part in schema_parts(welcome.schema):
+        shape = [-1, *part.shape]
+        response.outputs.add(name=part.name, datatype=DATATYPES[part.dtype], shape=shape)
+    return response

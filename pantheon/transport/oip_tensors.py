@@ -1,0 +1,101 @@
+"""Tensors of the Open Inference Protocol, raw and typed, to and from `RawTensor`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from pantheon.errors import ProtocolError
+from pantheon.messages import RawTensor
+from pantheon.schema import MAX_NAME
+from pantheon.wire_fields import tensor_bytes
+
+DATATYPES = {
+    "float64": "FP64",
+    "float32": "FP32",
+    "float16": "FP16",
+    "bfloat16": "BF16",
+    "int64": "INT64",
+    "int32": "INT32",
+    "int16": "INT16",
+    "int8": "INT8",
+    "uint8": "UINT8",
+    "bool": "BOOL",
+}
+"""The protocol's names of our dtypes."""
+
+_DTYPES = {theirs: ours for ours, theirs in DATATYPES.items()}
+_CONTENTS = {
+    "bool": "bool_contents",
+    "int8": "int_contents",
+    "int16": "int_contents",
+    "int32": "int_contents",
+    "int64": "int64_contents",
+    "uint8": "uint_contents",
+    "float32": "fp32_contents",
+    "float64": "fp64_contents",
+}
+
+
+def dtype_of(datatype: str, name: str) -> str:
+    """Our name of a datatype; `ProtocolError` for one we do not carry, such as BYTES.
+
+    >>> dtype_of("FP32", "logits")
+    'float32'
+    """
+    if datatype not in _DTYPES:
+        raise ProtocolError(
+            f"tensor {name!r:.80} has datatype {datatype!r:.40}, which is not supported; expected "
+            f"one of {', '.join(_DTYPES)}"
+        )
+    return _DTYPES[datatype]
+
+
+def write_tensors(named: Iterable[tuple[str, RawTensor]], tensors: Any, raws: Any) -> None:
+    """Append tensors to the repeated fields of a request or response, with raw contents."""
+    for name, tensor in named:
+        entry = tensors.add()
+        entry.name, entry.datatype = name, DATATYPES[tensor.dtype]
+        entry.shape.extend(tensor.shape)
+        raws.append(tensor.data if isinstance(tensor.data, bytes) else bytes(tensor.data))
+
+
+def read_tensors(tensors: Any, raws: Any) -> dict[str, RawTensor]:
+    """The tensors of a request or response by name, from raw or typed contents.
+
+    Raises:
+        ProtocolError: raw and typed contents mixed, a datatype we do not carry, a name that comes
+            twice, or contents that do not fill the shape.
+    """
+    if raws and len(raws) != len(tensors):
+        raise ProtocolError(f"{len(raws)} raw contents for {len(tensors)} tensors")
+    found: dict[str, RawTensor] = {}
+    for i, entry in enumerate(tensors):
+        if len(entry.name) > MAX_NAME or entry.name in found:
+            raise ProtocolError(f"a tensor's name is too long or comes twice: {entry.name!r:.80}")
+        dtype, shape = dtype_of(entry.datatype, entry.name), list(entry.shape)
+        size = tensor_bytes(f"tensor {entry.name!r}", dtype, shape)
+        if raws and entry.HasField("contents"):
+            raise ProtocolError(f"tensor {entry.name!r} has typed contents beside raw ones")
+        data = raws[i] if raws else _typed(entry, dtype, size)
+        if len(data) != size:
+            raise ProtocolError(
+                f"tensor {entry.name!r}: {entry.datatype} of shape {tuple(shape)} needs {size} "
+                f"bytes, found {len(data)}"
+            )
+        found[entry.name] = RawTensor(dtype, tuple(shape), data)
+    return found
+
+
+def _typed(entry: Any, dtype: str, size: int) -> bytes:
+    if size == 0:
+        return b""
+    if dtype not in _CONTENTS:
+        raise ProtocolError(f"tensor {entry.name!r}: {entry.datatype} travels as raw contents only")
+    values = getattr(entry.contents, _CONTENTS[dtype])
+    try:
+        return np.array(values, dtype=np.dtype(dtype).newbyteorder("<")).tobytes()
+    except OverflowError as error:
+        raise ProtocolError(f"tensor {entry.name!r}: {error}") from None
