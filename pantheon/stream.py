@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from pantheon.knowledge import Knowledge
@@ -32,6 +33,9 @@ class Batch(Protocol):
     def mask(self) -> Tensor: ...
     @property
     def knowledge(self) -> Knowledge: ...
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors on another device."""
 
 
 @runtime_checkable

@@ -159,7 +159,7 @@ class Training:
             self._running.seconds += time.perf_counter() - asked
 
     def _step(self, batch: Batch) -> None:
-        batch = OnDevice(batch, self.device) if self.device.type != "cpu" else batch
+        batch = batch.to(self.device) if self.device.type != "cpu" else batch
         losses = self.objective(call_student(self.model, batch.inputs), batch)
         loss = torch.stack(tuple(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
@@ -259,33 +259,3 @@ class Training:
         self._running = _Running(**state["running"])
         log.info("resumed from %s after %d epochs", self.path, len(self.history))
         return True
-
-
-class OnDevice:
-    """A batch with its tensors on another device."""
-
-    def __init__(self, batch: Batch, device: torch.device) -> None:
-        self.inputs = move(batch.inputs, device)
-        self.targets = move(batch.targets, device)
-        self.ids = move(batch.ids, device)
-        self.mask = move(batch.mask, device)
-        self.knowledge = batch.knowledge.to(device)
-
-
-def move(value: Any, device: torch.device) -> Any:
-    """Tensors in mappings, lists and tuples, on `device`.
-
-    Example:
-        >>> move({"x": [torch.ones(1)]}, torch.device("cpu"))
-        {'x': [tensor([1.])]}
-    """
-    match value:
-        case Tensor():
-            return value.to(device, non_blocking=True)
-        case Mapping():
-            return {key: move(v, device) for key, v in value.items()}
-        case list():
-            return [move(v, device) for v in value]
-        case tuple():
-            return tuple(move(v, device) for v in value)
-    return value

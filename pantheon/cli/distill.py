@@ -1,0 +1,85 @@
+"""``pantheon distill``: train a student on its teachers' stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pantheon.cli.output import progress, say_json, stdout
+from pantheon.cli.serve import Json
+from pantheon.config import StudentConfig, load
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from pantheon.training import Epoch, Step
+
+
+def distill(
+    student: Annotated[Path, typer.Argument(metavar="STUDENT.YAML")],
+    fresh: Annotated[
+        bool, typer.Option(help="Start anew even where the checkpoint file exists.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Train a student on what its teachers know, online, dumped or mixed.
+
+    With a `checkpoint` in the file, the state is kept after every epoch, and the same command goes
+    on from there.
+    """
+    config = load(student, StudentConfig)
+    from pantheon.cli.build import loader_from
+    from pantheon.cli.student import check_single_process, save_weights, training_from
+
+    check_single_process()
+    with loader_from(config) as loader, progress(hidden=json) as bar:
+        shown = _Shown(bar, loader.stats, json)
+        training = training_from(config, loader, on_step=shown.step, on_epoch=shown.epoch)
+        if not fresh and training.resume() and not json:
+            stdout.print(f"resumed after epoch {len(training.history)}", markup=False)
+        history = training.run()
+        save_weights(config, training.model)
+    if json:
+        say_json({"epochs": [asdict(epoch) for epoch in history]})
+
+
+class _Shown:
+    """Progress as a bar and a line for each epoch, or as a line of JSON for each.
+
+    The bar says the loss, the share of the time spent waiting for the stream, and for each teacher
+    how many rows it is behind the one that is furthest.
+    """
+
+    def __init__(self, bar: Progress, stats: Callable[[], Any], json: bool) -> None:
+        self._bar, self._stats, self._json = bar, stats, json
+        self._task: TaskID = bar.add_task("distill", total=None, note="")
+
+    def step(self, step: Step) -> None:
+        """Move the bar; what it says is looked up only when it is drawn anew."""
+        done, total = step.epoch * step.steps + step.step + 1, step.epochs * step.steps
+        if step.done % 10 == 0 or done == total:
+            self._bar.update(self._task, completed=done, total=total, note=self._note(step))
+
+    def _note(self, step: Step) -> str:
+        share = step.wait / step.seconds if step.seconds else 0.0
+        lags = {name: t.lag for name, t in self._stats().teachers.items() if t.lag}
+        behind = "".join(f"  {name} {lag} behind" for name, lag in lags.items())
+        return f"steps  loss {float(step.loss):.3f}  waiting {share:.0%}{behind}"
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Say what an epoch came to."""
+        if self._json:
+            say_json(asdict(epoch))
+            return
+        losses = "  ".join(f"{name} {value:.4f}" for name, value in epoch.losses.items())
+        metrics = "  ".join(f"{name} {value:.4g}" for name, value in epoch.metrics.items())
+        rate = epoch.samples / epoch.seconds if epoch.seconds else 0.0
+        stdout.print(
+            f"epoch {epoch.epoch + 1}  {losses}  {metrics}  {rate:.0f} samples/s, "
+            f"waited {epoch.wait:.2f} s of {epoch.seconds:.2f}",
+            markup=False,
+        )

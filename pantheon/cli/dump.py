@@ -1,0 +1,52 @@
+"""``pantheon dump``: a teacher's knowledge, written to shards."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pantheon.cli.output import progress, say_json, size, stdout
+from pantheon.cli.serve import Json, TeacherFile
+from pantheon.config import TeacherConfig, load
+from pantheon.errors import ConfigError
+
+
+def dump(
+    teacher: TeacherFile,
+    path: Annotated[Path, typer.Argument(help="A folder, or any fsspec path such as s3://…")],
+    views: Annotated[int, typer.Option(help="Dump views 1 to K of every sample; 0: none.")] = 0,
+    json: Json = False,
+) -> None:
+    """Score a teacher's whole dataset into a folder of shards.
+
+    Stopped anywhere, the same command goes on with what is missing. Under torchrun the processes
+    share the work.
+    """
+    config = load(teacher, TeacherConfig)
+    if config.dataset is None:
+        raise ConfigError(
+            f"{teacher}: a dump needs the dataset whose samples it scores; add dataset: "
+            "package.module:function"
+        )
+    from pantheon.cli.build import teacher_from
+
+    with progress(hidden=json) as bar:
+        task = bar.add_task("dump", total=None, note="samples")
+        report = teacher_from(config).dump(
+            str(path),
+            views=views or config.views or None,
+            shard_rows=config.shard_rows,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if json:
+        say_json(asdict(report) | {"path": str(path)})
+        return
+    rate = report.rows / report.seconds if report.seconds else 0
+    stdout.print(
+        f"{path}: wrote {report.written} shards with {report.rows} rows, {size(report.bytes)}, in "
+        f"{report.seconds:.1f} s ({rate:.0f} rows/s); {report.skipped} were there already",
+        markup=False,
+    )

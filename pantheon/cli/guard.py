@@ -1,0 +1,69 @@
+"""How commands end: errors as one message, Ctrl-C with status 130, a traceback only when asked."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn, ParamSpec
+
+import typer
+from rich.logging import RichHandler
+
+from pantheon.cli.output import stderr
+from pantheon.errors import ConfigError, PantheonError
+
+WRONG, FAILED, INTERRUPTED = 2, 1, 130
+"""Exit statuses: what was asked cannot be; it could, but failed; Ctrl-C."""
+
+P = ParamSpec("P")
+_debug = False
+
+
+def set_debug(debug: bool) -> None:
+    """Whether errors are shown with their traceback."""
+    global _debug
+    _debug = debug
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """A command whose Pantheon errors end it with one message and a status."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except PantheonError as error:
+            if _debug:
+                raise
+            _leave(error)
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+
+    return run
+
+
+def _leave(error: PantheonError) -> NoReturn:
+    stderr.print("error:", style="bold red", end=" ")
+    stderr.print(str(error), markup=False)
+    raise typer.Exit(WRONG if isinstance(error, ConfigError) else FAILED) from None
+
+
+def interruptible() -> None:
+    """Let the first Ctrl-C clean up and the second one leave at once."""
+
+    def first(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, first)
+
+
+def log_to_stderr(verbosity: int) -> None:
+    """Show warnings; with one ``-v`` also what happens, with two everything."""
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
+    handler = RichHandler(console=stderr, show_path=False, rich_tracebacks=False)
+    logging.basicConfig(level=level, format="%(name)s: %(message)s", handlers=[handler])

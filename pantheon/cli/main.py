@@ -1,0 +1,56 @@
+"""The application: its commands and the options that all of them take."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from pantheon.cli.demo import demo
+from pantheon.cli.distill import distill
+from pantheon.cli.dump import dump
+from pantheon.cli.guard import INTERRUPTED, guarded, interruptible, log_to_stderr, set_debug
+from pantheon.cli.inspect import inspect
+from pantheon.cli.serve import serve
+
+app = typer.Typer(
+    name="pantheon",
+    help="Teachers serve what they know; students learn from the stream.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+for command in (serve, dump, inspect, distill, demo):
+    app.command()(guarded(command))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(version("pantheon-kd"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Log more; twice for everything.")
+    ] = 0,
+    debug: Annotated[bool, typer.Option(help="Show errors with their traceback.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Teachers serve what they know; students learn from the stream."""
+    set_debug(debug)
+    log_to_stderr(verbose)
+    interruptible()
+
+
+def main() -> None:
+    """Run the command line; ends the process with the command's status."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None

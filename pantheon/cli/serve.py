@@ -1,0 +1,60 @@
+"""``pantheon serve``: teachers from YAML files, answering online."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pantheon.cli.output import say_json, stdout
+from pantheon.config import TeacherConfig, load
+from pantheon.errors import ConfigError
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+TeacherFile = Annotated[Path, typer.Argument(metavar="TEACHER.YAML")]
+
+
+def serve(
+    teachers: Annotated[list[Path], typer.Argument(metavar="TEACHER.YAML...")],
+    bind: Annotated[
+        list[str] | None,
+        typer.Option(help="Address to serve at, such as tcp://127.0.0.1:5557; may be repeated."),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option(help="Serve beyond this machine without keys: anybody may ask.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Serve teachers until told to stop (SIGTERM or Ctrl-C).
+
+    Several files are several models of one server, told apart by their `name`. Port 0 takes a free
+    port; the addresses in use are printed once the server answers.
+    """
+    configs = [load(path, TeacherConfig) for path in teachers]
+    addresses = bind or [address for config in configs for address in config.bind]
+    if not addresses:
+        raise ConfigError(
+            f"{teachers[0]} binds no address and --bind was not given; add --bind "
+            "tcp://127.0.0.1:0, or bind: [tcp://127.0.0.1:5557] to the file"
+        )
+    from pantheon.cli.build import name_of, teacher_from
+    from teacher_server import serve as serve_all
+
+    models = {name_of(config, path): config for config, path in zip(configs, teachers, strict=True)}
+    if len(models) != len(configs):
+        raise ConfigError(f"the teachers' names must differ; found {', '.join(models)} only")
+
+    def ready(bound: list[str]) -> None:
+        if json:
+            say_json({"addresses": bound, "models": list(models)})
+            return
+        for address in bound:
+            stdout.print(f"serving {', '.join(models)} at {address}", markup=False)
+
+    serve_all(
+        {name: teacher_from(config) for name, config in models.items()},
+        *addresses,
+        insecure=insecure,
+        ready=ready,
+    )

@@ -1,0 +1,110 @@
+"""From a student's configuration to its training."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from pantheon import losses
+from pantheon.cli.build import function_from, model_from
+from pantheon.config import LossConfig, OptimizerConfig, StudentConfig
+from pantheon.errors import ConfigError
+from pantheon.objective import Objective, Term
+from pantheon.reference import call
+from pantheon.stream import KnowledgeStream
+from pantheon.training import Training
+
+KNOWN = {
+    "kl": losses.KLDivergence,
+    "soft_cross_entropy": losses.SoftCrossEntropy,
+    "dkd": losses.DKD,
+    "mse": losses.LogitMSE,
+    "cross_entropy": nn.CrossEntropyLoss,
+}
+"""The losses by the names a configuration gives them."""
+
+
+def training_from(config: StudentConfig, stream: KnowledgeStream, **callbacks: Any) -> Training:
+    """The training that a configuration describes, on a stream."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    model = model_from(config)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"{config.where('model')}: {config.model} answers a {type(model).__name__}; expected "
+            "a torch.nn.Module"
+        )
+    model.to(config.device)
+    optimizer = optimizer_from(config.optimizer, model)
+    return Training(
+        model,
+        stream,
+        Objective([term_from(config, index) for index in range(len(config.losses))]),
+        optimizer,
+        epochs=config.epochs,
+        scheduler=_schedule(config, optimizer, len(stream)),
+        evaluate=function_from(config, config.evaluate, "evaluate"),
+        path=config.checkpoint.path if config.checkpoint else None,
+        every=config.checkpoint.every if config.checkpoint else None,
+        **callbacks,
+    )
+
+
+def optimizer_from(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer over the parameters that can be trained."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    decay = config.weight_decay
+    match config.name:
+        case "adam":
+            return torch.optim.Adam(parameters, config.lr, weight_decay=decay)
+        case "adamw":
+            return torch.optim.AdamW(parameters, config.lr, weight_decay=decay)
+        case "sgd":
+            return torch.optim.SGD(parameters, config.lr, config.momentum, weight_decay=decay)
+
+
+def _schedule(config: StudentConfig, optimizer: torch.optim.Optimizer, steps: int) -> Any:
+    if config.optimizer.schedule == "constant":
+        return None
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs * steps)
+
+
+def term_from(config: StudentConfig, index: int) -> Term:
+    """One of a configuration's losses."""
+    loss = config.losses[index]
+    return Term(
+        name=loss.name or loss.loss.rpartition(":")[2],
+        loss=_loss(loss, config.where("losses", index, "loss")),
+        field=loss.field,
+        weight=loss.weight,
+        output=loss.output,
+        labelled=loss.loss == "dkd" and loss.mask != "teacher",
+    )
+
+
+def _loss(config: LossConfig, where: str) -> Any:
+    kind = KNOWN.get(config.loss)
+    return kind(**config.settings) if kind else call(config.loss, config.args, where)
+
+
+def save_weights(config: StudentConfig, model: nn.Module) -> None:
+    """Write the student's weights where the configuration says, if it does."""
+    if config.output is not None:
+        config.output.parent.mkdir(parents=True, exist_ok=True)
+        weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+        save_file(weights, config.output)
+
+
+def check_single_process() -> None:
+    """Refuse to train one student in several processes that would not exchange gradients."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1:
+        raise ConfigError(
+            f"WORLD_SIZE is {world}, but pantheon distill trains in one process; write the loop "
+            "yourself with KnowledgeLoader and DistributedDataParallel to use several"
+        )
