@@ -19,8 +19,8 @@ from pantheon.schema import KnowledgeSchema
 from pantheon.store.claims import claim, sweep
 from pantheon.store.layout import width
 from pantheon.store.manifest import DumpInfo
+from pantheon.store.pack import shard_name
 from pantheon.store.pairs import Ids, pair_arrays
-from pantheon.store.shard import shard_name
 from pantheon.store.writer import KnowledgeWriter
 
 logger = logging.getLogger(__name__)

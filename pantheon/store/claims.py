@@ -40,7 +40,8 @@ def claim(folder: Folder, name: str) -> Iterator[bool]:
         yield True
         return
     path = folder.full(CLAIM + name)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    with folder.no_space(path, 0):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         mine = _lock(fd, path)
         yield mine

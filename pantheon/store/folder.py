@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -47,7 +47,7 @@ class Folder:
 
     def _connect(self) -> None:
         try:
-            self._fs, self.root = fsspec.core.url_to_fs(self.path)
+            self._fs, self.root = fsspec.core.url_to_fs(self.path, use_listings_cache=False)
         except (ValueError, ImportError) as error:
             raise StoreError(f"{self.path}: no file system reads this path: {error}") from error
         self._pid = os.getpid()
@@ -76,8 +76,11 @@ class Folder:
         """
         if not isinstance(self.fs, LocalFileSystem | MemoryFileSystem):
             _prove(self)
-        with self._no_space(self.root, 0):
-            self.fs.makedirs(self.root, exist_ok=True)
+        try:
+            with self.no_space(self.root, 0):
+                self.fs.makedirs(self.root, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise StoreError(f"{self.path} is a file, or lies in one; give a folder") from error
 
     def files(self) -> dict[str, int]:
         """Sizes in bytes of all files, by name; empty when there is no such folder."""
@@ -108,6 +111,14 @@ class Folder:
             raise StoreError(f"{self.full(name)} has {size} bytes; expected at most {limit}")
         return bytes(self.fs.cat_file(self.full(name)))
 
+    def read_all(self, sizes: Mapping[str, int]) -> dict[str, bytes]:
+        """Several small files at once, given their sizes; one that is gone is left out."""
+        paths = [self.full(n) for n in sizes]
+        starts = [0] * len(paths)
+        found = self.fs.cat_ranges(paths, starts, list(sizes.values()), on_error="return")
+        read = zip(sizes, found, strict=True)
+        return {name: bytes(data) for name, data in read if not isinstance(data, Exception)}
+
     def open(self, name: str) -> RangeFile:
         """A file to read at offsets; `FileNotFoundError` when there is none."""
         return LocalFile(self.full(name)) if self.local else RemoteFile(self.fs, self.full(name))
@@ -122,7 +133,7 @@ class Folder:
             DiskFullError: no space; nothing is left behind.
         """
         size = sum(memoryview(c).nbytes for c in chunks)
-        with self._no_space(self.full(name), size):
+        with self.no_space(self.full(name), size):
             if self.local:
                 return self._create_local(name, chunks)
             with _ONE_AT_A_TIME if isinstance(self.fs, MemoryFileSystem) else _nothing():
@@ -130,7 +141,7 @@ class Folder:
 
     def replace(self, name: str, data: bytes) -> None:
         """Publish a file, in the place of any other of its name; `DiskFullError` without space."""
-        with self._no_space(self.full(name), len(data)):
+        with self.no_space(self.full(name), len(data)):
             if self.local:
                 with self._temporary(name, [data]) as path:
                     os.replace(path, self.full(name))
@@ -155,7 +166,7 @@ class Folder:
         return True
 
     @contextmanager
-    def _no_space(self, path: str, needed: int) -> Iterator[None]:
+    def no_space(self, path: str, needed: int) -> Iterator[None]:
         """Turn a full disk into `DiskFullError`."""
         try:
             yield

@@ -117,6 +117,11 @@ def tensor_name(part: str) -> str:
     return f"field:{part}" if part in RESERVED or part.startswith("field:") else part
 
 
+def ragged(schema: KnowledgeSchema) -> list[str]:
+    """The names of the ragged fields, in order."""
+    return [f.name for f in schema if f.ragged is not None]
+
+
 def stored_parts(schema: KnowledgeSchema) -> dict[str, list[PartSpec]]:
     """The parts on disk of every field: all but the lengths, which are kept as offsets.
 
@@ -125,7 +130,7 @@ def stored_parts(schema: KnowledgeSchema) -> dict[str, list[PartSpec]]:
     """
     kept = {f.name: [p for p in field_parts(f) if not _is_lengths(p, f.name)] for f in schema}
     names = [tensor_name(p.name) for parts in kept.values() for p in parts]
-    names += [offsets_name(f.name) for f in schema if f.ragged is not None]
+    names += [offsets_name(name) for name in ragged(schema)]
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise SchemaError(f"two tensors of a shard would be named {twice[0]!r}; rename a field")
@@ -148,7 +153,7 @@ def plan(
     }
     payload = sum(width(p) * counts[p.name] for own in parts.values() for p in own)
     index = [("ids", rows), ("views", rows)]
-    index += [(offsets_name(f.name), rows + 1) for f in info.schema if f.ragged is not None]
+    index += [(offsets_name(name), rows + 1) for name in ragged(info.schema)]
     index += [("blocks", -(-payload // BLOCK))]
     named = [(name, PartSpec(name, "int64", (), "sample"), n) for name, n in index]
     named += [(tensor_name(p.name), p, counts[p.name]) for f in info.schema for p in parts[f.name]]
@@ -212,4 +217,9 @@ def _header(named: list[tuple[str, PartSpec, int]], metadata: dict[str, str]) ->
         }
     text = json.dumps(wire, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % ALIGN)
+    if len(text) > MAX_HEADER:
+        raise SchemaError(
+            f"the header of a shard would have {len(text)} bytes; expected at most {MAX_HEADER}: "
+            "use fewer fields or shorter names"
+        )
     return len(text).to_bytes(8, "little") + text

@@ -66,7 +66,7 @@ class Shards:
                 entry = self._entries[number]
                 head = open_shard(file, entry.bytes, self._info)[1]
                 require_entry(head, entry)
-                self._heads[number] = head
+                self._heads[number] = head = head.without_pairs()
         return file, head
 
     def runs(self, number: int) -> Sequence[Run]:
@@ -74,7 +74,9 @@ class Shards:
         listed = self._entries[number].runs
         if listed is not None:
             return listed
-        head = self.open(number)[1]
+        entry = self._entries[number]
+        file, _ = self.open(number)
+        head = open_shard(file, entry.bytes, self._info)[1]
         return runs(head.ids, head.views)
 
     def check_all(self) -> None:

@@ -1,21 +1,16 @@
-"""One shard: written from coded parts, opened with every number checked before it is used."""
+"""One shard, opened: every number checked before it is used, every byte before it is believed."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
-from torch import Tensor
 
-from pantheon.buffers import dtype_name, to_raw
-from pantheon.codec.parts import PartSpec, check_parts, schema_parts
-from pantheon.errors import ManifestError, SchemaError, ShardError
-from pantheon.messages import Buffer
-from pantheon.schema import KnowledgeSchema
+from pantheon.errors import ManifestError, ShardError
 from pantheon.store.layout import (
     BLOCK,
     MAX_HEADER,
@@ -23,62 +18,18 @@ from pantheon.store.layout import (
     offsets_name,
     parse,
     plan,
+    ragged,
     stated_rows,
     stored_parts,
     tensor_name,
 )
-from pantheon.store.manifest import MAX_RUNS, DumpInfo, Entry
-from pantheon.store.pairs import Ids, digest, from_runs, require_sorted, runs
+from pantheon.store.manifest import DumpInfo, Entry
+from pantheon.store.pack import make_entry
+from pantheon.store.pairs import Ids, digest, from_runs
 from pantheon.store.ranges import RangeFile, read_bytes
 
 _AGAIN = "remove it and run the dump again"
 _TOGETHER = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """A shard ready to be written: the bytes of the file, in order, and its entry."""
-
-    entry: Entry
-    chunks: Sequence[Buffer]
-
-
-def shard_name(ids: Ids, views: Ids) -> str:
-    """The file name of a shard of these pairs: the same pairs, the same name.
-
-    Example:
-        >>> shard_name(np.arange(5), np.zeros(5, np.int64))
-        'shard-v0-000000000000-656e2d423d4a096e.safetensors'
-    """
-    return f"shard-v{views[0]}-{ids[0]:012d}-{digest(ids, views)}.safetensors"
-
-
-def pack(info: DumpInfo, ids: Ids, views: Ids, scored: Sequence[Sequence[Tensor]]) -> Packed:
-    """Lay out a shard of one or more answers of a scorer that follow each other.
-
-    Args:
-        ids, views: int64 ``[n]``, sorted by (id, view), n at least 1.
-        scored: for each answer its coded parts, in the order of `schema_parts`.
-
-    Raises:
-        SchemaError: parts that do not fit the schema or the number of pairs.
-        ConfigError: pairs out of order.
-    """
-    require_sorted(ids, views)
-    columns = _columns(info.schema, len(ids), scored)
-    stored = stored_parts(info.schema)
-    offsets = {}
-    for field in _ragged(info.schema):
-        packed = sum(len(t) for t in columns[stored[field][0].name])
-        offsets[field] = _offsets(field, columns, packed)
-    kept = [p.name for own in stored.values() for p in own]
-    payload = [raw for name in kept for raw in _bytes_of(columns[name])]
-    index = [ids, views, *offsets.values(), _blocks(payload)]
-    index_bytes = [np.ascontiguousarray(a, "<i8").tobytes() for a in index]
-    totals = {name: int(o[-1]) for name, o in offsets.items()}
-    layout = plan(info, len(ids), totals, _digest(index_bytes))
-    chunks = [layout.header, *index_bytes, *payload]
-    return Packed(_entry(ids, views, layout.size, _digest(chunks)), chunks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +56,12 @@ class Head:
     @property
     def rows(self) -> int:
         """Number of pairs."""
-        return len(self.ids)
+        return self.layout.index["ids"].rows
+
+    def without_pairs(self) -> Head:
+        """The same head without its pairs, for whoever has them from elsewhere."""
+        none = np.empty(0, np.int64)
+        return replace(self, ids=none, views=none)
 
     def check(self, file: RangeFile, starts: Sequence[int], stops: Sequence[int]) -> None:
         """Verify the blocks under some ranges of the file that were not verified before.
@@ -181,7 +137,7 @@ def entry_of(file: RangeFile, head: Head) -> Entry:
     whole = xxhash.xxh3_64()
     for piece in pieces(file, head.layout.size):
         whole.update(piece)
-    return _entry(head.ids, head.views, head.layout.size, str(whole.hexdigest()))
+    return make_entry(head.ids, head.views, head.layout.size, str(whole.hexdigest()))
 
 
 def require_entry(head: Head, entry: Entry) -> None:
@@ -203,93 +159,8 @@ def pieces(file: RangeFile, size: int, step: int = 1 << 22) -> Iterator[memoryvi
         yield read_bytes(file, start, min(start + step, size))
 
 
-def _ragged(schema: KnowledgeSchema) -> list[str]:
-    return [f.name for f in schema if f.ragged is not None]
-
-
-def _columns(
-    schema: KnowledgeSchema, rows: int, scored: Sequence[Sequence[Tensor]]
-) -> dict[str, list[Tensor]]:
-    """The answers by part, after checking that they fit the schema."""
-    specs = schema_parts(schema)
-    if not rows or any(len(parts) != len(specs) for parts in scored):
-        found = sorted({len(parts) for parts in scored})
-        raise SchemaError(
-            f"a shard of {rows} pairs got answers of {found} parts; expected {len(specs)}"
-        )
-    columns = {s.name: [parts[i] for parts in scored] for i, s in enumerate(specs)}
-    for spec in specs:
-        for tensor in columns[spec.name]:
-            _require_part(spec, tensor)
-    shapes = [(s.dtype, (sum(len(t) for t in columns[s.name]), *s.shape)) for s in specs]
-    check_parts(schema, rows, shapes)
-    return columns
-
-
-def _require_part(spec: PartSpec, tensor: Tensor) -> None:
-    if dtype_name(tensor.dtype) != spec.dtype or tuple(tensor.shape[1:]) != spec.shape:
-        raise SchemaError(
-            f"part {spec.name!r} is {dtype_name(tensor.dtype)} {tuple(tensor.shape)}; expected "
-            f"{spec.dtype} rows of shape {spec.shape}"
-        )
-
-
-def _bytes_of(column: Sequence[Tensor]) -> Iterator[Buffer]:
-    for tensor in column:
-        if tensor.numel():
-            yield to_raw(tensor.detach().cpu().contiguous()).data
-
-
-def _offsets(field: str, columns: Mapping[str, Sequence[Tensor]], packed: int) -> Ids:
-    """Cumulative lengths of a ragged field, which must end at the packed rows there are."""
-    lengths = np.concatenate([t.detach().cpu().numpy() for t in columns[f"{field}.lengths"]])
-    if (lengths < 0).any() or lengths.sum() != packed:
-        raise SchemaError(
-            f"the lengths of {field!r} are at least {lengths.min()} and add up to {lengths.sum()}; "
-            f"expected no negative one and a sum of {packed}, the packed rows there are"
-        )
-    return np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
-
-
-def _blocks(payload: Sequence[Buffer]) -> NDArray[np.int64]:
-    """Digests of every `BLOCK` bytes of buffers that follow each other."""
-    found: list[int] = []
-    block, room = xxhash.xxh3_64(), BLOCK
-    for buffer in payload:
-        view = memoryview(buffer).cast("B")
-        while view.nbytes:
-            block.update(view[:room])
-            view, room = view[room:], room - min(room, view.nbytes)
-            if not room:
-                found.append(block.intdigest())
-                block, room = xxhash.xxh3_64(), BLOCK
-    if room < BLOCK:
-        found.append(block.intdigest())
-    return np.array(found, np.uint64).view(np.int64)
-
-
 def _signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
-
-
-def _digest(chunks: Sequence[Buffer]) -> str:
-    whole = xxhash.xxh3_64()
-    for chunk in chunks:
-        whole.update(chunk)
-    return str(whole.hexdigest())
-
-
-def _entry(ids: Ids, views: Ids, size: int, file_digest: str) -> Entry:
-    found = runs(ids, views)
-    return Entry(
-        shard_name(ids, views),
-        len(ids),
-        size,
-        file_digest,
-        digest(ids, views),
-        (int(views.min()), int(views.max())),
-        tuple(found) if len(found) <= MAX_RUNS else None,
-    )
 
 
 def _header_bytes(file: RangeFile, size: int) -> bytes:
@@ -320,7 +191,7 @@ def _layout(
     parts = stored_parts(info.schema)
     rows = stated_rows(wire, "ids", name)
     totals = {
-        f: stated_rows(wire, tensor_name(parts[f][0].name), name) for f in _ragged(info.schema)
+        f: stated_rows(wire, tensor_name(parts[f][0].name), name) for f in ragged(info.schema)
     }
     told = wire["__metadata__"]
     index = told.get("index") if isinstance(told, dict) else None
@@ -348,7 +219,7 @@ def _head(file: RangeFile, layout: Layout, info: DumpInfo, stated: str) -> Head:
         name: np.frombuffer(data[r.start - start : r.stop - start], "<i8").astype(np.int64)
         for name, r in layout.index.items()
     }
-    offsets = {f: columns[offsets_name(f)] for f in _ragged(info.schema)}
+    offsets = {f: columns[offsets_name(f)] for f in ragged(info.schema)}
     parts = stored_parts(info.schema)
     for name, found in offsets.items():
         total = layout.parts[parts[name][0].name].rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,8 +25,9 @@ from pantheon.store.manifest import (
     entry_name,
     read_entry,
 )
+from pantheon.store.pack import pack, shard_name
 from pantheon.store.pairs import Ids, PairIndex, Run, runs
-from pantheon.store.shard import entry_of, open_shard, pack, shard_name
+from pantheon.store.shard import entry_of, open_shard
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ class KnowledgeWriter:
 
     def finish(self) -> Manifest:
         """Write the manifest of everything published by now; every worker may."""
-        return write_manifest(self.folder, self.info)
+        return write_manifest(self.folder, self.info, self.entries)
 
     def _publish_entry(self, entry: Entry) -> None:
         name, content = entry_name(entry.shard), entry_json(self.info, entry)
@@ -163,21 +164,23 @@ def adopt(folder: Folder, name: str, info: DumpInfo | None = None) -> tuple[Dump
     return found, entry_of(file, head)
 
 
-def survey(folder: Folder) -> Survey:
+def survey(folder: Folder, known: Mapping[str, Entry] | None = None) -> Survey:
     """See what a folder holds, from its manifest and its entries.
+
+    Args:
+        known: entries that were read before.
 
     Raises:
         RevisionMismatch, SchemaMismatch, DatasetMismatch: shards of several dumps are mixed in it.
     """
     files = folder.files()
     info, entries = _listed(folder, files)
+    entries |= known or {}
     shards = {n for n in files if SHARD_NAME.fullmatch(n)}
-    for name in sorted(shards - set(entries)):
-        found = _entry_file(folder, name) if entry_name(name) in files else None
-        if found is not None and found[1].shard == name:
-            if info is not None:
-                info.require_equal(found[0], f"the dump at {folder.path}", entry_name(name))
-            info, entries[name] = found
+    for found, entry in _entry_files(folder, files, sorted(shards - set(entries))):
+        if info is not None:
+            info.require_equal(found, f"the dump at {folder.path}", entry_name(entry.shard))
+        info, entries[entry.shard] = found, entry
     damaged = {n for n in shards & set(entries) if files[n] != entries[n].bytes}
     unlisted = tuple(sorted(shards - set(entries)))
     if info is None and unlisted:
@@ -186,20 +189,28 @@ def survey(folder: Folder) -> Survey:
     return Survey(info, whole, tuple(sorted(damaged)), unlisted)
 
 
-def write_manifest(folder: Folder, info: DumpInfo) -> Manifest:
+def write_manifest(
+    folder: Folder, info: DumpInfo, known: Mapping[str, Entry] | None = None
+) -> Manifest:
     """Write a folder's manifest until it lists what is there.
 
     Two workers may write at once; whoever writes last looks again afterwards, so that no shard
     published before the last one looked is left out.
+
+    Raises:
+        ShardError: a shard is damaged.
     """
     while True:
-        found = survey(folder)
-        entries = [*found.entries.values()]
-        entries += [adopt(folder, n, info)[1] for n in found.unlisted]
-        manifest = Manifest(info, tuple(sorted(entries, key=lambda e: e.shard)))
-        content = manifest.to_json()
+        found = survey(folder, known)
+        if found.damaged:
+            raise ShardError(
+                f"{folder.full(found.damaged[0])} has another size than its entry says: it was cut "
+                "short or altered; run the dump again to make it new"
+            )
+        known = {**found.entries, **{n: adopt(folder, n, info)[1] for n in found.unlisted}}
+        content = Manifest(info, tuple(known[n] for n in sorted(known))).to_json()
         if MANIFEST in folder.files() and folder.read(MANIFEST, MAX_MANIFEST) == content:
-            return manifest
+            return Manifest.from_json(content)
         folder.replace(MANIFEST, content)
 
 
@@ -219,7 +230,7 @@ def rebuild(path: str | os.PathLike[str]) -> Manifest:
     found = survey(folder)
     if found.info is None:
         raise ManifestError(f"{folder.path} holds no shard; run a dump into it first")
-    return write_manifest(folder, found.info)
+    return write_manifest(folder, found.info, found.entries)
 
 
 def _listed(folder: Folder, files: dict[str, int]) -> tuple[DumpInfo | None, dict[str, Entry]]:
@@ -233,9 +244,17 @@ def _listed(folder: Folder, files: dict[str, int]) -> tuple[DumpInfo | None, dic
     return manifest.info, {e.shard: e for e in manifest.entries}
 
 
-def _entry_file(folder: Folder, shard: str) -> tuple[DumpInfo, Entry] | None:
-    try:
-        return read_entry(folder.read(entry_name(shard), MAX_ENTRY))
-    except (FileNotFoundError, ManifestError) as error:
-        logger.warning("%s is made again: %s", folder.full(entry_name(shard)), error)
-        return None
+def _entry_files(
+    folder: Folder, files: Mapping[str, int], shards: Sequence[str]
+) -> Iterator[tuple[DumpInfo, Entry]]:
+    """The entries of some shards; one that is not right is left out, as if it were not there."""
+    names = {entry_name(s): s for s in shards}
+    fit = {n: files[n] for n in names if files.get(n, MAX_ENTRY + 1) <= MAX_ENTRY}
+    for name, content in folder.read_all(fit).items():
+        try:
+            info, entry = read_entry(content)
+        except ManifestError as error:
+            logger.warning("%s is made again: %s", folder.full(name), error)
+            continue
+        if entry.shard == names[name]:
+            yield info, entry
