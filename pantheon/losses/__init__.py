@@ -1,0 +1,8 @@
+"""Losses between a student's outputs and knowledge: `torch.nn.Module`s."""
+
+from __future__ import annotations
+
+from pantheon.losses.decoupled import DKD
+from pantheon.losses.logits import KLDivergence, LogitLoss, LogitMSE, SoftLabelCrossEntropy
+
+__all__ = ["DKD", "KLDivergence", "LogitLoss", "LogitMSE", "SoftLabelCrossEntropy"]

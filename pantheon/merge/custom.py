@@ -18,7 +18,7 @@ from pantheon.merge.join import Concat, Stack
 from pantheon.merge.mixture import Mixture, mixture_name
 from pantheon.ragged import Ragged, Rows
 from pantheon.schema import FieldSpec
-from pantheon.topk import TopKLogits, TopKMixture
+from pantheon.topk import TopKLogits
 
 Function = Callable[[dict[str, Value]], Value]
 
