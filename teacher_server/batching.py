@@ -1,0 +1,146 @@
+"""Requests of several students answered by one forward, and errors turned into refusals."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pantheon.buffers import digest, from_raw, to_raw
+from pantheon.codec import PartSpec, schema_parts
+from pantheon.errors import (
+    CodecError,
+    DatasetError,
+    IdOutOfRange,
+    ModelError,
+    NotFiniteError,
+    PantheonError,
+    SchemaError,
+)
+from pantheon.messages import Refused, Scored
+from pantheon.scorer import Scorer
+from teacher_server.jobs import Job
+
+logger = logging.getLogger(__name__)
+
+
+def answer(scorer: Scorer, jobs: Sequence[Job], max_bytes: int) -> list[Scored | Refused]:
+    """Answer requests of one kind, with one call of the scorer where they are several.
+
+    Args:
+        max_bytes: a reply larger than this is refused.
+
+    Returns:
+        An answer for each request. An error is raised never: it becomes a `Refused`, of the
+        requests it belongs to alone.
+    """
+    try:
+        parts = _score(scorer, jobs)
+    except PantheonError as error:
+        if len(jobs) > 1:
+            return [reply for job in jobs for reply in answer(scorer, [job], max_bytes)]
+        return [refusal(jobs[0], error)]
+    except Exception as error:
+        logger.exception("scoring failed")
+        message = f"the teacher failed: {type(error).__name__}: {error}"
+        return [Refused(job.score.request, "error", message) for job in jobs]
+    return [
+        _scored(scorer, job, own, max_bytes)
+        for job, own in zip(jobs, _split(scorer, jobs, parts), strict=True)
+    ]
+
+
+def _score(scorer: Scorer, jobs: Sequence[Job]) -> list[Tensor]:
+    first = jobs[0]
+    fields = first.session.fields
+    if first.score.ids is None:
+        inputs = {name: from_raw(raw) for name, raw in first.score.inputs.items()}
+        return scorer.score_inputs(inputs, fields)
+    if len(jobs) == 1:
+        return scorer.score(first.score.ids, first.score.views, fields)
+    return scorer.score(
+        _joined([job.score.ids for job in jobs]),
+        None if first.score.views is None else _joined([job.score.views for job in jobs]),
+        fields,
+    )
+
+
+def _joined(arrays: Sequence[NDArray[np.int64] | None]) -> NDArray[np.int64]:
+    return np.concatenate([a for a in arrays if a is not None])
+
+
+def _split(scorer: Scorer, jobs: Sequence[Job], parts: list[Tensor]) -> list[list[Tensor]]:
+    """The parts of each request, as views."""
+    if len(jobs) == 1:
+        return [parts]
+    specs = schema_parts(scorer.select(jobs[0].session.fields))
+    return split_parts(specs, parts, [job.rows for job in jobs])
+
+
+def split_parts(
+    specs: Sequence[PartSpec], parts: Sequence[Tensor], rows: Sequence[int]
+) -> list[list[Tensor]]:
+    """Cut coded parts into those of consecutive groups of samples, as views.
+
+    Args:
+        specs: what the parts are; packed rows are cut by the lengths that come before them.
+        rows: samples of each group.
+
+    Example:
+        >>> import torch
+        >>> specs = (PartSpec("x.lengths", "int64", ()), PartSpec("x", "int64", (), "row"))
+        >>> parts = [torch.tensor([2, 1]), torch.tensor([5, 6, 7])]
+        >>> [p[1].tolist() for p in split_parts(specs, parts, [1, 1])]
+        [[5, 6], [7]]
+    """
+    ends = np.cumsum([0, *rows])
+    cuts = ends
+    groups: list[list[Tensor]] = [[] for _ in rows]
+    for i, (spec, part) in enumerate(zip(specs, parts, strict=True)):
+        if spec.per == "sample":
+            cuts = ends
+            if i + 1 < len(specs) and specs[i + 1].per == "row":
+                packed = np.concatenate([[0], np.cumsum(part.numpy())])
+                row_cuts = packed[ends]
+        else:
+            cuts = row_cuts
+        for group, start, stop in zip(groups, cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
+            group.append(part[start:stop])
+    return groups
+
+
+def _scored(scorer: Scorer, job: Job, parts: list[Tensor], max_bytes: int) -> Scored | Refused:
+    raws = tuple(to_raw(part) for part in parts)
+    nbytes = sum(part.nbytes for part in parts)
+    if nbytes > max_bytes:
+        message = (
+            f"{job.rows} samples weigh {nbytes} bytes, this server sends at most {max_bytes} in a "
+            "reply; ask for fewer rows (request_rows=)"
+        )
+        return Refused(job.score.request, "limits", message)
+    checksum = digest(raw.data for raw in raws) if job.session.integrity else None
+    return Scored(job.score.request, scorer.revision, job.rows, raws, checksum)
+
+
+def refusal(job: Job, error: PantheonError) -> Refused:
+    """What a student is told about an error: what went wrong, never where in our code."""
+    return Refused(job.score.request, _code(job, error), str(error))
+
+
+def _code(job: Job, error: PantheonError) -> str:
+    """The code of an error; see `pantheon.messages.Refused`."""
+    match error:
+        case IdOutOfRange():
+            return "range"
+        case NotFiniteError():
+            return "finite"
+        case ModelError() if error.__cause__ is not None:
+            return "error"
+        case ModelError() | CodecError():
+            return "wrong"
+        case DatasetError() | SchemaError():
+            return "error" if error.__cause__ is not None else "inputs"
+    return "error"

@@ -1,0 +1,261 @@
+"""The server's loop: the one thread that owns its listeners and decides who is answered when."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import zmq
+
+from pantheon.messages import Cancel, Goodbye, Heartbeat, Hello, Message, Refused, Score, Scored
+from pantheon.transport import Listener, Lost
+from pantheon.transport.wake import Wake
+from teacher_server.host import HEARTBEAT_S, Host
+from teacher_server.jobs import Job, PeerKey, Session
+from teacher_server.sessions import check_score, rows_of, welcome
+from teacher_server.stats import ServerStats
+from teacher_server.unsent import Unsent
+from teacher_server.workers import Reply
+
+logger = logging.getLogger(__name__)
+
+IDLE_S = 5.0
+"""Seconds between two looks around when nothing happens."""
+
+
+class Engine:
+    """Sessions, requests and replies of one server.
+
+    Args:
+        hosts: the models by name.
+        listeners: where students come in.
+        wake: set by other threads that left something to do.
+        cap: bytes of waiting inputs and of unsent replies, each, for the whole server.
+    """
+
+    def __init__(
+        self, hosts: Mapping[str, Host], listeners: Sequence[Listener], wake: Wake, cap: int
+    ) -> None:
+        self._hosts = dict(hosts)
+        self._listeners = list(listeners)
+        self._wake = wake
+        self._cap = cap
+        self._unsent = Unsent(cap, wake.set)
+        self._sessions: dict[PeerKey, Session] = {}
+        self._commands: deque[Callable[[], None]] = deque()
+        self._next_beat = 0.0
+        self._deadline: float | None = None
+        self._counts = ServerStats()
+        self._poller = zmq.Poller()
+        self._owners: dict[Any, int] = {}
+        self._watched: tuple[Any, ...] = ()
+
+    # What other threads may call.
+
+    def drain(self, seconds: float) -> None:
+        """Refuse new work, finish what was accepted within some seconds, and end."""
+        self._commands.append(lambda: self._drain(seconds))
+        self._wake.set()
+
+    def stats(self) -> ServerStats:
+        """The counters now."""
+        c = self._counts
+        return ServerStats(
+            requests=c.requests,
+            rows=c.rows,
+            bytes=c.bytes,
+            refusals=c.refusals.copy(),
+            sessions=len(self._sessions),
+            queued=sum(len(h.schedule) for h in self._hosts.values()),
+            scoring=sum(len(h.working()) for h in self._hosts.values()),
+            unsent=self._unsent.total,
+            cancelled=c.cancelled,
+            restarts=sum(w.restarts for h in self._hosts.values() for w in h.workers),
+        )
+
+    # The loop.
+
+    def run(self) -> None:
+        """Serve until drained."""
+        self._poller.register(self._wake.fd, zmq.POLLIN)
+        for number, listener in enumerate(self._listeners):
+            for pollable in listener.pollables:
+                self._poller.register(pollable, zmq.POLLIN)
+                self._owners[pollable] = number
+        while not self._over():
+            self._watch_workers()
+            ready = self._poller.poll(math.ceil(self._patience() * 1000))
+            self._wake.clear()
+            self._turn({self._owners[p] for p, _ in ready if p in self._owners})
+        for key in list(self._sessions):
+            self._send(key, Goodbye("the teacher stops serving"))
+
+    def _turn(self, listeners: set[int]) -> None:
+        """Hear everybody, send what is done, hand out work."""
+        while self._commands:
+            self._commands.popleft()()
+        for number in listeners:
+            while (received := self._listeners[number].receive()) is not None:
+                self._hear((number, received[0]), received[1])
+        now = time.monotonic()
+        for host in self._hosts.values():
+            for job, reply in host.collect(now):
+                self._reply(job, reply)
+        self._unsent.waiting = False
+        for host in self._hosts.values():
+            host.dispatch(self._unsent.ready)
+        if now >= self._next_beat:
+            self._beat(now)
+
+    def _watch_workers(self) -> None:
+        """Poll what the workers have to poll; it changes when one is started again."""
+        watched = tuple(p for h in self._hosts.values() for w in h.workers for p in w.pollables)
+        if watched != self._watched:
+            for pollable in self._watched:
+                self._poller.unregister(pollable)
+            for pollable in watched:
+                self._poller.register(pollable, zmq.POLLIN)
+            self._watched = watched
+
+    def _patience(self) -> float:
+        """Seconds until something is due."""
+        now = time.monotonic()
+        due = [w.due for h in self._hosts.values() for w in h.workers]
+        times = [t for t in (*due, self._deadline) if t is not None]
+        if self._sessions:
+            times.append(self._next_beat)
+        return max(0.0, min([now + IDLE_S, *times]) - now)
+
+    def _over(self) -> bool:
+        if self._deadline is None:
+            return False
+        busy = any(session.jobs for session in self._sessions.values())
+        return not busy or time.monotonic() >= self._deadline
+
+    def _drain(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        self._deadline = end if self._deadline is None else min(self._deadline, end)
+
+    def _beat(self, now: float) -> None:
+        self._next_beat = now + HEARTBEAT_S
+        for key, session in list(self._sessions.items()):
+            if session.jobs:
+                self._send(key, Heartbeat(tuple(session.jobs)))
+
+    # Messages.
+
+    def _send(self, key: PeerKey, message: Message) -> bool:
+        return self._listeners[key[0]].send(key[1], message)
+
+    def _refuse(self, key: PeerKey, refused: Refused) -> None:
+        self._counts.refusals[refused.code] += 1
+        self._send(key, refused)
+
+    def _hear(self, key: PeerKey, message: Message | Lost) -> None:
+        match message:
+            case Score():
+                self._on_score(key, message)
+            case Cancel():
+                self._on_cancel(key, message)
+            case Hello():
+                self._on_hello(key, message)
+            case Goodbye() | Lost():
+                self._forget(key)
+            case _:
+                logger.warning("ignored a %s from a student", type(message).__name__)
+
+    def _on_hello(self, key: PeerKey, hello: Hello) -> None:
+        self._forget(key)
+        if self._deadline is not None:
+            self._refuse(key, Refused(None, "draining", "this teacher is about to stop"))
+            return
+        answer = welcome(hello, {name: host.own for name, host in self._hosts.items()})
+        if isinstance(answer, Refused):
+            self._refuse(key, answer)
+            return
+        self._sessions[key] = Session(
+            key, answer.model, hello.fields, hello.integrity, hello.session
+        )
+        self._send(key, answer)
+
+    def _on_score(self, key: PeerKey, score: Score) -> None:
+        session = self._sessions.get(key)
+        if session is None:
+            self._refuse(key, Refused(score.request, "hello", "say Hello before Score"))
+            return
+        host = self._hosts[session.model]
+        job = Job(session, score, rows_of(score), _input_bytes(score))
+        refused = self._cannot_accept(job) or check_score(score, job.rows, host.own, host.row_bytes)
+        if refused is not None:
+            self._refuse(key, refused)
+            return
+        session.jobs[score.request] = job
+        host.schedule.add(job)
+
+    def _cannot_accept(self, job: Job) -> Refused | None:
+        """Why a request is not accepted now."""
+        request, session = job.score.request, job.session
+        if self._deadline is not None:
+            return Refused(request, "draining", "this teacher is about to stop; ask another")
+        limits = self._hosts[session.model].own.limits
+        if request in session.jobs:
+            return Refused(request, "inputs", f"request {request} is being answered already")
+        if len(session.jobs) >= limits.max_in_flight:
+            return Refused(
+                request,
+                "busy",
+                f"{len(session.jobs)} requests in flight; at most {limits.max_in_flight} are kept",
+            )
+        waiting = sum(host.schedule.nbytes for host in self._hosts.values())
+        if job.nbytes and waiting + job.nbytes > self._cap:
+            return Refused(request, "busy", f"{waiting} bytes of inputs wait already; ask later")
+        return None
+
+    def _on_cancel(self, key: PeerKey, cancel: Cancel) -> None:
+        session = self._sessions.get(key)
+        for request in cancel.requests if session else ():
+            job = session.jobs.pop(request, None) if session else None
+            if job is not None:
+                self._cancel(job)
+
+    def _forget(self, key: PeerKey) -> None:
+        """A student left, or says Hello again: nobody waits for its requests."""
+        session = self._sessions.pop(key, None)
+        if session is not None:
+            for job in session.jobs.values():
+                self._cancel(job)
+            session.jobs.clear()
+
+    def _cancel(self, job: Job) -> None:
+        job.cancelled = True
+        self._counts.cancelled += 1
+        self._hosts[job.session.model].schedule.remove(job)
+
+    def _reply(self, job: Job, reply: Reply) -> None:
+        session, request = job.session, job.score.request
+        if session.jobs.get(request) is not job:
+            return
+        del session.jobs[request]
+        if isinstance(reply, Refused):
+            self._refuse(session.key, reply)
+            return
+        self._count(reply)
+        if self._send(session.key, reply) and self._counts_unsent(session.key):
+            self._unsent.add(session.key, reply)
+
+    def _count(self, reply: Scored) -> None:
+        self._counts.requests += 1
+        self._counts.rows += reply.rows
+        self._counts.bytes += sum(memoryview(p.data).nbytes for p in reply.parts)
+
+    def _counts_unsent(self, key: PeerKey) -> bool:
+        """In-process students share the buffers, and gRPC copies them."""
+        return self._listeners[key[0]].address.startswith(("tcp://", "ipc://"))
+
+
+def _input_bytes(score: Score) -> int:
+    return sum(memoryview(raw.data).nbytes for raw in score.inputs.values())

@@ -1,0 +1,70 @@
+"""One model of a server: what it says to students, the requests that wait, and who scores them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pantheon.messages import Limits, Welcome
+from pantheon.scorer import Scorer
+from teacher_server.jobs import Job, PeerKey
+from teacher_server.schedule import Schedule
+from teacher_server.sessions import least_row_bytes
+from teacher_server.workers import Reply, Worker
+
+HEARTBEAT_S = 1.0
+
+
+def describe(name: str, scorer: Scorer, limits: Limits) -> Welcome:
+    """What a model says to a student that asks for everything."""
+    return Welcome(
+        model=name,
+        revision=scorer.revision,
+        schema=scorer.schema,
+        dataset=scorer.dataset_fingerprint,
+        size=scorer.size,
+        views=scorer.views,
+        accepts_ids=scorer.size is not None,
+        heartbeat=HEARTBEAT_S,
+        limits=limits,
+    )
+
+
+class Host:
+    """Gives a model's requests to its workers: least outstanding work first.
+
+    Args:
+        own: what the model says to students.
+        workers: one per device.
+        batch_rows: samples of one device batch.
+    """
+
+    def __init__(self, own: Welcome, workers: Sequence[Worker], batch_rows: int) -> None:
+        self.own = own
+        self.workers = list(workers)
+        self.schedule = Schedule()
+        self.row_bytes = least_row_bytes(own.schema)
+        self._batch_rows = batch_rows
+
+    def dispatch(self, ready: Callable[[PeerKey], bool]) -> None:
+        """Hand out requests while a worker is free and a session may be answered."""
+        while self.schedule:
+            free = [w for w in self.workers if w.free]
+            if not free:
+                return
+            jobs = self.schedule.take(self._batch_rows, ready)
+            if not jobs:
+                return
+            min(free, key=lambda w: w.rows).submit(jobs)
+
+    def collect(self, now: float) -> list[tuple[Job, Reply]]:
+        """Answers that have come from the workers."""
+        return [answer for worker in self.workers for answer in worker.collect(now)]
+
+    def working(self) -> list[Job]:
+        """Requests that workers have."""
+        return [job for worker in self.workers for job in worker.jobs()]
+
+    def stop(self) -> None:
+        """Stop the workers."""
+        for worker in self.workers:
+            worker.stop()

@@ -1,0 +1,262 @@
+"""A running server: its thread, its addresses, how it is started and stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from pantheon.errors import ConfigError, PantheonError
+from pantheon.messages import Limits
+from pantheon.transport import Listener, listen, parse_address
+from pantheon.transport.wake import Wake
+from teacher_server.engine import Engine
+from teacher_server.host import Host
+from teacher_server.stats import ServerStats
+
+if TYPE_CHECKING:
+    from teacher_server.teacher import Teacher
+
+logger = logging.getLogger(__name__)
+
+DRAIN_S = 10.0
+INTERRUPT_DRAIN_S = 0.5
+"""Seconds in which accepted requests are finished after SIGTERM, and after Ctrl-C."""
+
+CAP = 1 << 30
+
+Ready = Callable[[list[str]], object]
+
+
+class Server:
+    """Teachers answering at some addresses, on a thread of its own.
+
+    Made by `start`; a context manager that stops it. One model is asked without a name.
+
+    Args:
+        teachers: by the name students ask for.
+        addresses: where to listen: ``tcp://``, ``ipc://``, ``grpc://`` and ``inproc://``, any mix.
+        insecure: allow addresses that other machines can reach, though nobody is authenticated.
+        limits: of requests and replies.
+        cap: bytes of waiting inputs and of unsent replies, each, for the whole server.
+
+    Raises:
+        ConfigError: no teacher, no address, or one that others can reach without ``insecure``.
+        TransportError: an address that cannot be bound.
+    """
+
+    def __init__(
+        self,
+        teachers: Mapping[str, Teacher],
+        addresses: Sequence[str],
+        *,
+        insecure: bool = False,
+        limits: Limits | None = None,
+        cap: int = CAP,
+    ) -> None:
+        _check(teachers, addresses, insecure)
+        self.addresses: list[str] = []
+        self._teachers, self._binds = dict(teachers), list(addresses)
+        self._limits, self._cap = limits or Limits(), cap
+        self._wake = Wake()
+        self._started: Future[list[str]] = Future()
+        self._stop_after: float | None = None
+        self._engine: Engine | None = None
+        self._hosts: dict[str, Host] = {}
+        self._thread = threading.Thread(target=self._run, name="pantheon-server", daemon=True)
+        self._error: BaseException | None = None
+
+    def start(self) -> Server:
+        """Begin to serve; returns when every address is bound."""
+        try:
+            # Here, so that what is wrong with a model is raised where it was handed over.
+            for teacher in self._teachers.values():
+                teacher.prepare()
+            self._thread.start()
+            self.addresses = self._started.result()
+        except BaseException:
+            self.stop(0)
+            raise
+        return self
+
+    def request_stop(self, drain: float = DRAIN_S) -> None:
+        """Ask it to stop, without waiting; may be called from a signal handler or any thread."""
+        self._stop_after = drain
+        if self._engine is not None:
+            self._engine.drain(drain)
+        self._wake.set()
+
+    def stop(self, drain: float = DRAIN_S) -> None:
+        """Refuse new work, finish accepted requests for ``drain`` seconds, and free the addresses.
+
+        Safe to call twice and from any thread.
+        """
+        self.request_stop(drain)
+        if self._thread.ident is not None and threading.current_thread() is not self._thread:
+            self._thread.join()
+        elif self._thread.ident is None:
+            self._wake.close()
+
+    def wait(self) -> None:
+        """Return when it has stopped; raises what ended it, if that was an error."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def stats(self) -> ServerStats:
+        """Counters since the start."""
+        return self._engine.stats() if self._engine is not None else ServerStats()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop(DRAIN_S if kind is None else 0)
+
+    def _run(self) -> None:
+        """The thread: everything that owns a socket is made, used and closed here."""
+        try:
+            with contextlib.ExitStack() as stack:
+                stack.callback(self._wake.close)
+                hosts = self._open_hosts(stack)
+                listeners = self._open_listeners(stack)
+                self._engine = Engine(hosts, listeners, self._wake, self._cap)
+                if self._stop_after is not None:
+                    self._engine.drain(self._stop_after)
+                self._started.set_result([listener.address for listener in listeners])
+                self._engine.run()
+        except Exception as error:
+            if not self._started.done():
+                self._started.set_exception(error)
+                return
+            logger.critical("the server ended with an error", exc_info=True)
+            self._error = error
+
+    def _open_hosts(self, stack: contextlib.ExitStack) -> dict[str, Host]:
+        hosts = {}
+        for name, teacher in self._teachers.items():
+            hosts[name] = teacher.host(name, self._wake, self._limits, lambda: self._stopping)
+            stack.callback(hosts[name].stop)
+        return hosts
+
+    @property
+    def _stopping(self) -> bool:
+        return self._stop_after is not None
+
+    def _open_listeners(self, stack: contextlib.ExitStack) -> list[Listener]:
+        listeners = []
+        for address in self._binds:
+            listeners.append(listen(address, limits=self._limits))
+            stack.callback(listeners[-1].close)
+        return listeners
+
+
+def _check(teachers: Mapping[str, Any], addresses: Sequence[str], insecure: bool) -> None:
+    if not teachers:
+        raise ConfigError("nothing to serve: give at least one teacher")
+    if not addresses or isinstance(addresses, str):
+        raise ConfigError("give at least one address to serve at, such as tcp://127.0.0.1:5557")
+    for text in addresses:
+        address = parse_address(text)
+        if address.model:
+            raise ConfigError(f"{text}: a server's address has no model; students add its name")
+        if not address.loopback and not insecure:
+            raise ConfigError(
+                f"{text} can be reached from other machines, and nobody who asks is authenticated; "
+                f"serve at {address.scheme}://127.0.0.1:{address.port} or ipc://, or say "
+                "insecure=True (--insecure) if the network is trusted"
+            )
+
+
+def start(
+    teachers: Mapping[str, Teacher],
+    *addresses: str,
+    insecure: bool = False,
+    limits: Limits | None = None,
+    cap: int = CAP,
+) -> Server:
+    """Serve several models in the background; `Server.addresses` says where.
+
+    Example:
+        >>> import torch
+        >>> from pantheon.dataset import Ids
+        >>> from teacher_server import Teacher
+        >>> teacher = Teacher(torch.nn.Embedding(9, 2), Ids(9), {"vector": "float32"})
+        >>> with start({"a": teacher, "b": teacher}, "inproc://two-models") as server:
+        ...     server.addresses
+        ['inproc://two-models']
+    """
+    return Server(teachers, addresses, insecure=insecure, limits=limits, cap=cap).start()
+
+
+def serve(
+    teachers: Mapping[str, Teacher],
+    *addresses: str,
+    insecure: bool = False,
+    limits: Limits | None = None,
+    cap: int = CAP,
+    drain: float = DRAIN_S,
+    ready: Ready | None = None,
+) -> None:
+    """Serve several models until SIGTERM or Ctrl-C, or until nothing is left to serve.
+
+    SIGTERM finishes accepted requests for ``drain`` seconds, Ctrl-C for half a second; a second
+    signal ends at once. Signals are heeded only when this is the main thread.
+
+    Args:
+        ready: called with the addresses bound when students can come.
+
+    Raises:
+        as `Server`.
+    """
+    server = Server(teachers, addresses, insecure=insecure, limits=limits, cap=cap)
+    for teacher in teachers.values():
+        teacher.prepare()
+    with _signals(server, drain):
+        try:
+            server.start()
+        except Interrupted:
+            return
+        try:
+            if ready is not None:
+                ready(server.addresses)
+            server.wait()
+        except BaseException:
+            server.stop(0)
+            raise
+
+
+class Interrupted(PantheonError):
+    """The server was told to stop before it had started."""
+
+
+@contextlib.contextmanager
+def _signals(server: Server, drain: float) -> Iterator[None]:
+    """SIGTERM and SIGINT stop the server, gently the first time."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen = 0
+
+    def handle(number: int, frame: object) -> None:
+        nonlocal seen
+        seen += 1
+        patience = drain if number == signal.SIGTERM else min(drain, INTERRUPT_DRAIN_S)
+        server.request_stop(patience if seen == 1 else 0.0)
+
+    before = {s: signal.signal(s, handle) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

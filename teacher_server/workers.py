@@ -1,0 +1,109 @@
+"""What scores: one interface for a thread of this process and for a process of its own."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from pantheon.messages import Refused, Scored
+from pantheon.scorer import Scorer
+from pantheon.transport.wake import Wake
+from teacher_server.batching import answer
+from teacher_server.jobs import Job
+
+Reply = Scored | Refused
+AHEAD = 2
+"""Batches a worker has: one it scores and one that waits, so that it never waits for us."""
+
+
+class Worker(ABC):
+    """Scores requests of one model on one device. All methods are called by the server's loop."""
+
+    rows = 0
+    """Samples handed to it and not answered."""
+
+    restarts = 0
+    """How often its process was started again."""
+
+    due: float | None = None
+    """When to collect at the latest, on `time.monotonic`'s clock; None when nothing is due."""
+
+    @property
+    @abstractmethod
+    def free(self) -> bool:
+        """Whether it can be given a batch now."""
+
+    @abstractmethod
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Hand over requests of one kind, without blocking."""
+
+    @abstractmethod
+    def collect(self, now: float) -> list[tuple[Job, Reply]]:
+        """The answers that have come. Never blocks."""
+
+    @abstractmethod
+    def jobs(self) -> list[Job]:
+        """Requests it has, oldest first."""
+
+    @property
+    def pollables(self) -> tuple[Any, ...]:
+        """What becomes readable when there is something to collect, besides the server's wake."""
+        return ()
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Take no more and leave; what it works on is lost."""
+
+
+class ThreadWorker(Worker):
+    """A thread of this process.
+
+    Args:
+        scorer: what it calls.
+        wake: set when answers wait.
+        max_bytes: most bytes of a reply.
+        name: of the thread.
+    """
+
+    def __init__(self, scorer: Scorer, wake: Wake, max_bytes: int, name: str) -> None:
+        self._scorer, self._wake, self._max_bytes = scorer, wake, max_bytes
+        self._todo: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
+        self._done: deque[tuple[list[Job], list[Reply]]] = deque()
+        self._given: deque[list[Job]] = deque()
+        # A daemon: a forward cannot be interrupted, and the process must not wait for its end.
+        self._thread = threading.Thread(target=self._run, name=f"pantheon-{name}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while (jobs := self._todo.get()) is not None:
+            wanted = [job for job in jobs if not job.cancelled]
+            replies = answer(self._scorer, wanted, self._max_bytes) if wanted else []
+            self._done.append((wanted, replies))
+            self._wake.set()
+
+    @property
+    def free(self) -> bool:
+        return len(self._given) < AHEAD
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        self._given.append(list(jobs))
+        self.rows += sum(job.rows for job in jobs)
+        self._todo.put(self._given[-1])
+
+    def collect(self, now: float) -> list[tuple[Job, Reply]]:
+        found: list[tuple[Job, Reply]] = []
+        while self._done:
+            jobs, replies = self._done.popleft()
+            self.rows -= sum(job.rows for job in self._given.popleft())
+            found += zip(jobs, replies, strict=True)
+        return found
+
+    def jobs(self) -> list[Job]:
+        return [job for batch in self._given for job in batch]
+
+    def stop(self) -> None:
+        self._todo.put(None)
