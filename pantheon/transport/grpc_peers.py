@@ -17,6 +17,9 @@ MAX_UNREAD = 256
 MAX_UNSENT = 4096
 """Messages that may wait for one peer; one that reads nothing for so long counts as gone."""
 
+# One count for all listeners, so that a peer of a closed one is nobody to the next.
+_numbers = itertools.count(1)
+
 
 class GrpcPeer:
     """One conversation: a stream, or a single call that stands for one.
@@ -78,12 +81,11 @@ class GrpcPeers:
 
     def __init__(self) -> None:
         self.inbox = Inbox()
-        self._numbers = itertools.count(1)
         self._peers: dict[int, GrpcPeer] = {}
 
     def open(self) -> GrpcPeer:
         """A new peer; called by the threads of calls."""
-        peer = GrpcPeer(next(self._numbers), self.inbox)
+        peer = GrpcPeer(next(_numbers), self.inbox)
         self._peers[peer.number] = peer
         return peer
 

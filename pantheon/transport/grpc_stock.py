@@ -83,7 +83,7 @@ class StockModel:
         return cls(metadata.name, inputs, KnowledgeSchema(fields))
 
     def name_inputs(self, inputs: dict[str, RawTensor]) -> dict[str, RawTensor]:
-        """Inputs under the server's names (``""`` is its only one); `SchemaError` if they differ."""
+        """Inputs under the server's names (``""``: its only one); `SchemaError` if they differ."""
         if set(inputs) == {""} and len(self.inputs) == 1:
             inputs = {next(iter(self.inputs)): inputs[""]}
         if self.inputs and set(inputs) != set(self.inputs):

@@ -87,6 +87,8 @@ def write_scored(scored: Scored, model: str, names: Sequence[str]) -> Any:
     response.parameters["rows"].int64_param = scored.rows
     if scored.digest is not None:
         response.parameters["digest"].string_param = f"{scored.digest:016x}"
+    if len(names) != len(scored.parts):
+        names = [f"part.{i}" for i in range(len(scored.parts))]
     named = zip(names, scored.parts, strict=True)
     write_tensors(named, response.outputs, response.raw_output_contents)
     return response

@@ -81,7 +81,7 @@ class ZmqConnection(Connection):
 
     def send(self, message: Message) -> bool:
         """Hand a message over without blocking; False when the other side is not there."""
-        return not self._dead and send_frames(self._socket, pack(message))
+        return self._link.up and send_frames(self._socket, pack(message))
 
     def receive(self) -> Event | None:
         """The next event, or None when there is none now. Never blocks."""
@@ -184,6 +184,7 @@ class ZmqConnection(Connection):
         if self._link.up:
             self.send(Goodbye("closed"))
         self._closed = self._dead = True
+        self._link.up = False
         self._socket.disable_monitor()
         self._monitor.close(0)
         self._socket.close(int(LINGER_S * 1000))

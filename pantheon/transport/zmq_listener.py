@@ -111,7 +111,7 @@ class ZmqListener(Listener):
         self.malformed += 1
         logger.warning("%s: refused a malformed message: %s", self.address, error)
         code = "version" if isinstance(error, VersionMismatch) else "protocol"
-        self.send(peer, Refused(None, code, str(error)))
+        send_frames(self._socket, [peer, *pack(Refused(None, code, str(error)))])
 
     def _meet(self, peer: bytes, frame: zmq.Frame) -> None:
         """Note on which descriptor a new peer came, so that its end is noticed.
@@ -143,7 +143,8 @@ class ZmqListener(Listener):
 
     def send(self, peer: Peer, message: Message) -> bool:
         """Hand a message over without blocking; False when the peer is gone."""
-        if self._closed or not isinstance(peer, bytes):
+        # libzmq reports a loss a moment before it stops queueing for the peer.
+        if self._closed or not isinstance(peer, bytes) or peer not in self._peers:
             return False
         return send_frames(self._socket, [peer, *pack(message)])
 
