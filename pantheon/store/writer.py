@@ -122,7 +122,7 @@ class KnowledgeWriter:
             logger.info("%s was published by another worker", entry.shard)
             entry = self._adopt(entry.shard)
         else:
-            self._publish_entry(entry)
+            publish_entry(self.folder, self.info, entry)
         self.entries[entry.shard] = entry
         return entry
 
@@ -130,15 +130,10 @@ class KnowledgeWriter:
         """Write the manifest of everything published by now; every worker may."""
         return write_manifest(self.folder, self.info, self.entries)
 
-    def _publish_entry(self, entry: Entry) -> None:
-        name, content = entry_name(entry.shard), entry_json(self.info, entry)
-        if not self.folder.create(name, [content]):
-            self.folder.replace(name, content)
-
     def _adopt(self, name: str) -> Entry:
         """Make the entry of a shard that a worker published before it died."""
         entry = adopt(self.folder, name, self.info)[1]
-        self._publish_entry(entry)
+        publish_entry(self.folder, self.info, entry)
         return entry
 
     def _runs_of(self, entry: Entry) -> Sequence[Run]:
@@ -162,6 +157,13 @@ def adopt(folder: Folder, name: str, info: DumpInfo | None = None) -> tuple[Dump
             "give it its name back or remove it"
         )
     return found, entry_of(file, head)
+
+
+def publish_entry(folder: Folder, info: DumpInfo, entry: Entry) -> None:
+    """Write the entry file of a shard, in the place of one that is there."""
+    name, content = entry_name(entry.shard), entry_json(info, entry)
+    if not folder.create(name, [content]):
+        folder.replace(name, content)
 
 
 def survey(folder: Folder, known: Mapping[str, Entry] | None = None) -> Survey:
@@ -207,7 +209,10 @@ def write_manifest(
                 f"{folder.full(found.damaged[0])} has another size than its entry says: it was cut "
                 "short or altered; run the dump again to make it new"
             )
-        known = {**found.entries, **{n: adopt(folder, n, info)[1] for n in found.unlisted}}
+        known = dict(found.entries)
+        for name in found.unlisted:
+            known[name] = adopt(folder, name, info)[1]
+            publish_entry(folder, info, known[name])
         content = Manifest(info, tuple(known[n] for n in sorted(known))).to_json()
         if MANIFEST in folder.files() and folder.read(MANIFEST, MAX_MANIFEST) == content:
             return Manifest.from_json(content)
