@@ -53,6 +53,8 @@ class TeacherConfig(Section):
     dataset_args: Arguments = {}
     collate_fn: Reference | None = None
     schema_: dict[str, str] | None = Field(default=None, alias="schema")
+    labels: dict[str, str | list[str]] | None = None
+    example: Reference | None = None
     name: str = ""
     revision: str | None = None
     features: dict[str, str] | None = None
@@ -81,8 +83,8 @@ class OptimizerConfig(Section):
 
 LOSSES: Mapping[str, frozenset[str]] = {
     "kl": frozenset({"temperature"}),
-    "soft_cross_entropy": frozenset({"temperature", "student_temperature"}),
-    "dkd": frozenset({"temperature", "alpha", "beta", "mask"}),
+    "soft_cross_entropy": frozenset({"student_temperature", "teacher_temperature"}),
+    "dkd": frozenset({"temperature", "alpha", "beta", "mask", "absent"}),
     "mse": frozenset(),
     "cross_entropy": frozenset(),
 }
@@ -104,9 +106,11 @@ class LossConfig(Section):
     weight: float = 1.0
     temperature: PositiveFloat | None = None
     student_temperature: PositiveFloat | None = None
+    teacher_temperature: PositiveFloat | None = None
     alpha: float | None = None
     beta: float | None = None
     mask: Literal["label", "teacher"] | None = None
+    absent: Literal["raise", "skip"] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:

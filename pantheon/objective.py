@@ -62,7 +62,7 @@ class Term:
         keep = batch.mask
         if self.field is not None:
             keep = keep & batch.knowledge.mask[self.field]
-        if self.field is None and not batch.targets.is_floating_point():
+        if (self.field is None or self.labelled) and not batch.targets.is_floating_point():
             unlabelled = batch.targets == IGNORE
             keep = keep & ~unlabelled.reshape(len(keep), -1).all(dim=1).to(keep.device)
         return None if bool(keep.all()) else keep.nonzero().squeeze(1).to(batch.ids.device)

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from pantheon.cli.build import teacher_from
 from pantheon.cli.demo_teachers import prepare, serving
 from pantheon.cli.output import progress, say_json, size, stdout
+from pantheon.cli.teacher import teacher_from
 from pantheon.demo import pictures, recipe
 from pantheon.demo.report import WAYS, Report
 from student_client import KnowledgeLoader

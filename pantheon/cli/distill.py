@@ -32,7 +32,7 @@ def distill(
     on from there.
     """
     config = load(student, StudentConfig)
-    from pantheon.cli.build import loader_from
+    from pantheon.cli.loader import loader_from
     from pantheon.cli.student import check_single_process, save_weights, training_from
 
     check_single_process()

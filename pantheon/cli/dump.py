@@ -31,7 +31,7 @@ def dump(
             f"{teacher}: a dump needs the dataset whose samples it scores; add dataset: "
             "package.module:function"
         )
-    from pantheon.cli.build import teacher_from
+    from pantheon.cli.teacher import teacher_from
 
     with progress(hidden=json) as bar:
         task = bar.add_task("dump", total=None, note="samples")

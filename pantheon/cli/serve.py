@@ -38,7 +38,7 @@ def serve(
             f"{teachers[0]} binds no address and --bind was not given; add --bind "
             "tcp://127.0.0.1:0, or bind: [tcp://127.0.0.1:5557] to the file"
         )
-    from pantheon.cli.build import name_of, teacher_from
+    from pantheon.cli.teacher import name_of, teacher_from
     from teacher_server import serve as serve_all
 
     models = {name_of(config, path): config for config, path in zip(configs, teachers, strict=True)}

@@ -20,7 +20,7 @@ from pantheon.training import Training
 
 KNOWN = {
     "kl": losses.KLDivergence,
-    "soft_cross_entropy": losses.SoftCrossEntropy,
+    "soft_cross_entropy": losses.SoftLabelCrossEntropy,
     "dkd": losses.DKD,
     "mse": losses.LogitMSE,
     "cross_entropy": nn.CrossEntropyLoss,

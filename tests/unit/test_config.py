@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pantheon.config import Section, StudentConfig, TeacherConfig, load
+from pantheon.config import (
+    LossConfig,
+    OptimizerConfig,
+    Section,
+    StudentConfig,
+    TeacherConfig,
+    load,
+)
 from pantheon.errors import ConfigError
 
 TEACHER = """\
@@ -144,3 +152,10 @@ def test_an_absent_file_is_named() -> None:
 def test_reading_a_configuration_imports_no_torch() -> None:
     code = "import sys, pantheon.config, pantheon.reference; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", [TeacherConfig, StudentConfig, OptimizerConfig, LossConfig])
+def test_every_key_is_documented(kind: type[Section]) -> None:
+    page = Path(__file__).parents[2] / "docs" / "configuration.md"
+    documented = set(re.findall(r"`(\w+)`", page.read_text(encoding="utf-8")))
+    assert {info.alias or name for name, info in kind.model_fields.items()} <= documented

@@ -1,0 +1,45 @@
+"""From a student's configuration to its loader."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pantheon.cli.build import dataset_from, function_from
+from pantheon.config import StudentConfig
+from pantheon.errors import ConfigError
+from pantheon.reference import resolve
+from student_client import KnowledgeLoader
+
+
+def loader_from(config: StudentConfig) -> KnowledgeLoader:
+    """The loader that a configuration describes."""
+    keys = ("batch_size", "shuffle", "seed", "drop_last", "views", "num_workers", "teachers")
+    optional = ("fields", "request_rows", "window_bytes", "max_requests", "patience", "lease")
+    optional += ("integrity", "dataset_fingerprint", "revision")
+    settings = {key: getattr(config, key) for key in keys}
+    settings |= {k: v for k in optional if (v := getattr(config, k)) is not None}
+    ids = function_from(config, config.ids, "ids")
+    return KnowledgeLoader(
+        dataset_from(config),
+        merge={field: merge_from(config, field) for field in config.merge},
+        collate_fn=function_from(config, config.collate_fn, "collate_fn"),
+        ids=None if ids is None else ids(),
+        **settings,
+    )
+
+
+def merge_from(config: StudentConfig, field: str) -> Any:
+    """A merge: its name, ``{weighted: {teacher: weight}}``, ``{mixture: …}`` or a function."""
+    from pantheon.merge import Mixture, Weighted
+
+    value, where = config.merge[field], config.where("merge", field)
+    if isinstance(value, str):
+        return resolve(value, where) if ":" in value else value
+    kinds = {"weighted": Weighted, "mixture": Mixture}
+    kind, weights = next(iter(value.items()), ("", None))
+    if len(value) != 1 or kind not in kinds or not isinstance(weights, dict):
+        raise ConfigError(
+            f"{where}: expected a merge's name, package.module:function, or one of weighted and "
+            f"mixture with a weight for each teacher; found {value}"
+        )
+    return kinds[kind](**weights)
