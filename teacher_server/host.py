@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pantheon.messages import Limits, Welcome
+from pantheon.messages import Limits, Refused, Welcome
+from pantheon.reading import name_ids
 from pantheon.scorer import Scorer
 from teacher_server.jobs import Job, PeerKey
 from teacher_server.schedule import Schedule
@@ -12,6 +13,9 @@ from teacher_server.sessions import least_row_bytes
 from teacher_server.workers import Reply, Worker
 
 HEARTBEAT_S = 1.0
+
+DEADLY = 2
+"""Worker processes a request may kill before it is refused."""
 
 
 def describe(name: str, scorer: Scorer, limits: Limits) -> Welcome:
@@ -48,7 +52,9 @@ class Host:
     def dispatch(self, ready: Callable[[PeerKey], bool]) -> None:
         """Hand out requests while a worker is free and a session may be answered."""
         while self.schedule:
-            free = [w for w in self.workers if w.free]
+            # What may have killed a worker goes to an idle one, so that it harms no other.
+            alone = self.schedule.suspects
+            free = [w for w in self.workers if w.free and not (alone and w.rows)]
             if not free:
                 return
             jobs = self.schedule.take(self._batch_rows, ready)
@@ -58,7 +64,25 @@ class Host:
 
     def collect(self, now: float) -> list[tuple[Job, Reply]]:
         """Answers that have come from the workers."""
-        return [answer for worker in self.workers for answer in worker.collect(now)]
+        found = [answer for worker in self.workers for answer in worker.collect(now)]
+        for worker in self.workers:
+            found += self._rescue(worker.lost())
+        return found
+
+    def _rescue(self, lost: Sequence[Job]) -> list[tuple[Job, Reply]]:
+        """Put requests of a dead worker back, and refuse those that killed two."""
+        for job in lost:
+            job.crashes += 1
+        self.schedule.put_back(j for j in lost if not j.cancelled and j.crashes < DEADLY)
+        return [(job, self._deadly(job)) for job in lost if job.crashes >= DEADLY]
+
+    def _deadly(self, job: Job) -> Refused:
+        return Refused(
+            job.score.request,
+            "error",
+            f"{job.crashes} worker processes died while they scored ids {name_ids(job.score.ids)}; "
+            "look at the server's log and at these samples",
+        )
 
     def working(self) -> list[Job]:
         """Requests that workers have."""

@@ -37,6 +37,11 @@ class Schedule:
         self._queues.setdefault(job.session.key, deque()).append(job)
         self.nbytes += job.nbytes
 
+    @property
+    def suspects(self) -> bool:
+        """Whether the next request may have killed a worker."""
+        return bool(self._first)
+
     def put_back(self, jobs: Iterable[Job]) -> None:
         """Requests of a worker that died: they come before all others."""
         for job in jobs:

@@ -49,6 +49,10 @@ class Worker(ABC):
     def jobs(self) -> list[Job]:
         """Requests it has, oldest first."""
 
+    def lost(self) -> list[Job]:
+        """Requests whose worker died over them; each is told once."""
+        return []
+
     @property
     def pollables(self) -> tuple[Any, ...]:
         """What becomes readable when there is something to collect, besides the server's wake."""
