@@ -7,20 +7,17 @@ before each shard whether it is there by now.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from pantheon.store.folder import TEMPORARY, Folder
+from pantheon.store.locks import is_at, lock
 
 logger = logging.getLogger(__name__)
 
 CLAIM = ".claim-"
-_TAIL = 13
-"""A temporary name ends in a dash and twelve random digits."""
 
 
 @contextmanager
@@ -28,7 +25,7 @@ def claim(folder: Folder, name: str) -> Iterator[bool]:
     """Hold the claim on a file to be made.
 
     Yields:
-        False when another process holds it; True when this one does, or when the file system has
+        False when another worker holds it; True when this one does, or when the file system has
         no locks.
 
     Example:
@@ -42,12 +39,12 @@ def claim(folder: Folder, name: str) -> Iterator[bool]:
     path = folder.full(CLAIM + name)
     with folder.no_space(path, 0):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    mine = lock(fd) is not False and is_at(fd, path)
     try:
-        mine = _lock(fd, path)
         yield mine
+    finally:
         if mine:
             _unlink(path)
-    finally:
         os.close(fd)
 
 
@@ -59,33 +56,24 @@ def sweep(folder: Folder) -> int:
     """
     if not folder.local:
         return 0
-    left = [n for n in folder.files() if n.startswith((TEMPORARY, CLAIM))]
-    return sum(_remove_if_unclaimed(folder, n) for n in sorted(left))
+    left = sorted(n for n in folder.files() if n.startswith((TEMPORARY, CLAIM)))
+    return sum(_remove_if_unheld(folder.full(name)) for name in left)
 
 
-def _remove_if_unclaimed(folder: Folder, left: str) -> bool:
-    """A temporary file belongs to whoever holds the claim on the file it is to become."""
-    temporary = left.startswith(TEMPORARY)
-    name = left[len(TEMPORARY) : -_TAIL] if temporary else left[len(CLAIM) :]
-    if not name.startswith("shard-") and temporary:
-        return False
-    with claim(folder, name) as mine:
-        if mine and temporary:
-            logger.info("removing %s, left by a worker that is gone", folder.full(left))
-            _unlink(folder.full(left))
-    return mine
-
-
-def _lock(fd: int, path: str) -> bool:
+def _remove_if_unheld(path: str) -> bool:
+    """A living worker locks its files; where there are no locks, nothing is removed."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
         return False
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS):
-            raise
-        logger.debug("%s: no locks on this file system, so no claims", path)
-    return True
+    try:
+        unheld = lock(fd) is True
+        if unheld:
+            logger.info("removing %s, left by a worker that is gone", path)
+            _unlink(path)
+    finally:
+        os.close(fd)
+    return unheld
 
 
 def _unlink(path: str) -> None:

@@ -9,6 +9,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from io import BufferedWriter
 from typing import Any
 
 import fsspec
@@ -17,6 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pantheon.errors import DiskFullError, StoreError
 from pantheon.messages import Buffer
+from pantheon.store.locks import is_at, lock
 from pantheon.store.ranges import LocalFile, RangeFile, RemoteFile
 
 logger = logging.getLogger(__name__)
@@ -182,19 +184,28 @@ class Folder:
     @contextmanager
     def _temporary(self, name: str, chunks: Sequence[Buffer]) -> Iterator[str]:
         """A file of this content, on disk for good, under a name that readers pass over."""
-        path = self.full(f"{TEMPORARY}{name}-{uuid.uuid4().hex[:12]}")
+        path, file = self._new_file(name)
         try:
-            with open(path, "xb") as file:
+            with file:
                 for chunk in chunks:
                     view = memoryview(chunk).cast("B")
                     for at in range(0, view.nbytes, _PIECE):
                         file.write(view[at : at + _PIECE])
                 file.flush()
                 os.fsync(file.fileno())
-            yield path
+                yield path
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(path)
+
+    def _new_file(self, name: str) -> tuple[str, BufferedWriter]:
+        """A temporary file, locked so that nobody takes it for one that a dead worker left."""
+        while True:
+            path = self.full(f"{TEMPORARY}{name}-{uuid.uuid4().hex[:12]}")
+            file = open(path, "xb")  # noqa: SIM115  # the caller closes it
+            if lock(file.fileno()) is not False and is_at(file.fileno(), path):
+                return path, file
+            file.close()
 
 
 def _rename(path: str, to: str) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pantheon.errors import ManifestError, ShardError
+from pantheon.errors import ManifestError, ShardError, StoreError
 from pantheon.store.folder import Folder
 from pantheon.store.manifest import (
     MANIFEST,
@@ -30,6 +30,8 @@ from pantheon.store.pairs import Ids, PairIndex, Run, runs
 from pantheon.store.shard import entry_of, open_shard
 
 logger = logging.getLogger(__name__)
+
+_ROUNDS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,7 @@ def write_manifest(
     Raises:
         ShardError: a shard is damaged.
     """
-    while True:
+    for _ in range(_ROUNDS):
         found = survey(folder, known)
         if found.damaged:
             raise ShardError(
@@ -217,6 +219,10 @@ def write_manifest(
         if MANIFEST in folder.files() and folder.read(MANIFEST, MAX_MANIFEST) == content:
             return Manifest.from_json(content)
         folder.replace(MANIFEST, content)
+    raise StoreError(
+        f"{folder.full(MANIFEST)} was written {_ROUNDS} times and is still not what it should be: "
+        "either the file system does not list what was written to it, or other workers never stop"
+    )
 
 
 def rebuild(path: str | os.PathLike[str]) -> Manifest:
