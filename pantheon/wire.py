@@ -88,14 +88,13 @@ def _header(frame: Buffer) -> dict[str, Any]:
     if view.nbytes > MAX_HEADER:
         raise ProtocolError(f"a header has {view.nbytes} bytes; at most {MAX_HEADER} are accepted")
     prefix = bytes(view[: len(_PREFIX)])
-    if prefix[: len(MAGIC)] != MAGIC:
+    if prefix[: len(MAGIC)] != MAGIC or len(prefix) < len(_PREFIX):
         raise ProtocolError(
             f"not a Pantheon message: it begins with {prefix!r}, expected {MAGIC!r}"
         )
     if prefix != _PREFIX:
-        found = prefix[-1] if len(prefix) == len(_PREFIX) else "none"
         raise VersionMismatch(
-            f"the other side frames its messages in version {found}, this one in {FRAMING}; "
+            f"the other side frames its messages in version {prefix[-1]}, this one in {FRAMING}; "
             "install the same release of pantheon on both"
         )
     try:

@@ -24,7 +24,7 @@ def next_event(end: Connection | Listener, seconds: float = PATIENCE_S) -> Any |
         left = deadline - time.monotonic()
         if left <= 0:
             return None
-        poller.poll(min(left, 0.1) * 1000)
+        poller.poll(int(min(left, 0.1) * 1000) + 1)
     return event
 
 
@@ -49,4 +49,5 @@ def expect_from(end: Listener, kind: type[T], seconds: float = PATIENCE_S) -> tu
     event = next_event(end, seconds)
     if event is None or not isinstance(event[1], kind):
         raise AssertionError(f"expected {kind.__name__} within {seconds} s, found {event!r:.300}")
-    return event
+    peer, message = event
+    return peer, message

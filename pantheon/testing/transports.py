@@ -11,7 +11,9 @@ Override `listen` and `connect` for a transport that `pantheon.transport` does n
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -35,7 +37,7 @@ from pantheon.messages import (
 )
 from pantheon.schema import DTYPES, FieldSpec, KnowledgeSchema
 from pantheon.testing.events import expect, expect_from, next_event
-from pantheon.transport import connect, listen
+from pantheon.transport import Address, connect, listen, parse_address
 from pantheon.transport.base import Connected, Connection, Listener, Lost
 
 HELLO = Hello("contract", rank=3, dataset="d", fields=("logits",), integrity=True)
@@ -196,7 +198,7 @@ class TransportContract:
         peers = [self.greet(listener, student) for student in students]
         assert len(set(peers)) == 4
         for i, peer in enumerate(peers):
-            assert listener.send(peer, Scored(i, "r", 1, (raw(np.float32([i])),)))
+            assert listener.send(peer, Scored(i, "r", 1, (raw(np.full(1, i, np.float32)),)))
         assert [expect(student, Scored).request for student in students] == [0, 1, 2, 3]
 
     def test_nobody_listening_is_reported_once_and_not_fatal(self) -> None:
@@ -276,11 +278,33 @@ class TransportContract:
         connection.close()
         assert time.monotonic() - began < 1.5
 
+    def test_bytes_of_another_protocol_do_not_disturb_the_others(self) -> None:
+        listener, connection, peer = self.pair()
+        where = parse_address(listener.address)
+        if where.scheme == "inproc":
+            pytest.skip("no bytes travel in a process")
+        for junk in (b"GET / HTTP/1.1\r\n\r\n", bytes(range(256)) * 20, b"\xff" + bytes(63), b""):
+            with _dial(where) as sock, contextlib.suppress(OSError):
+                sock.sendall(junk)
+                sock.shutdown(socket.SHUT_WR)
+            assert connection.send(Cancel((1,)))
+            assert expect_from(listener, Cancel) == (peer, Cancel((1,)))
+            assert listener.send(peer, Heartbeat())
+            expect(connection, Heartbeat)
+
     def test_an_address_in_use_is_said_so(self) -> None:
         listener = self.listening()
         with pytest.raises(TransportError, match="cannot listen at"):
             self.listening(listener.address)
         self.greet(listener, self.connecting(listener.address))
+
+
+def _dial(where: Address) -> socket.socket:
+    if not where.path:
+        return socket.create_connection((where.host, where.port), timeout=5)
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(where.path)
+    return sock
 
 
 def _threads_since(before: set[threading.Thread]) -> list[str]:

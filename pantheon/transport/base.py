@@ -44,7 +44,8 @@ class Connection(ABC):
     """One teacher replica as a student sees it.
 
     Used from one thread. It connects, and connects again after a loss, by itself with back-off and
-    jitter; every time it is up it reports `Connected`, every time it goes down `Lost`.
+    jitter; every time it is up it reports `Connected`, every time it goes down `Lost`. While it is
+    down, call `receive` at least once a second: deadlines of a handshake are looked at there.
     """
 
     address: str

@@ -22,7 +22,7 @@ from pantheon.transport.oip_messages import MAX_MESSAGE
 
 logger = logging.getLogger(__name__)
 
-GREETING_S = 5.0
+GREETING_S = 3.0
 """Seconds in which a server must say what it is."""
 
 RETRY_S = 0.1

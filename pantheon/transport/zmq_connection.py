@@ -116,7 +116,7 @@ class ZmqConnection(Connection):
             return bool(self._pending)
         if self._lookup.busy and (answer := self._lookup.answer()) is not None:
             self._take(answer)
-        if self._link.overdue(now) and not self._dead:
+        if self._link.stuck(now) and not self._dead:
             self._aim(self._targets)
         if self._link.suspect and not self._lookup.busy and not self._dead:
             self._link.suspect = False
@@ -150,12 +150,13 @@ class ZmqConnection(Connection):
 
     def _aim(self, targets: list[Address], target: int = 0) -> None:
         """Connect to one of the addresses, whatever went before."""
-        if self._targets:
-            self._disconnect()
+        self._disconnect()
         self._targets, self._target = targets, target
         self._socket.connect(_endpoint(targets[target]))
 
     def _disconnect(self) -> None:
+        if not self._targets:
+            return
         # libzmq forgets an endpoint by itself after a protocol error.
         with contextlib.suppress(zmq.ZMQError):
             self._socket.disconnect(_endpoint(self._targets[self._target]))

@@ -22,6 +22,9 @@ WATCHED = (
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
 
+SUSPECT_S = 1.0
+"""Seconds of handshake after which we ask who answers there; libzmq goes on meanwhile."""
+
 RETRY_S = 1.0
 """Seconds after a disconnection in which libzmq must have begun to connect again."""
 
@@ -46,6 +49,7 @@ class Link:
     _told: bool = False
     _shaking_since: float | None = None
     _retry_by: float | None = None
+    _suspected: bool = False
 
     def feed(self, event: int, value: int, now: float) -> Connected | Lost | None:
         """Take one monitor event at `now` seconds; what the connection's user should hear."""
@@ -55,7 +59,7 @@ class Link:
             self._shaking_since = self._retry_by = None
             return Connected()
         if event == zmq.EVENT_CONNECTED:
-            self._shaking_since, self._retry_by = now, None
+            self._shaking_since, self._retry_by, self._suspected = now, None, False
             return None
         if event == zmq.EVENT_CONNECT_DELAYED:
             self._retry_by = None
@@ -71,7 +75,8 @@ class Link:
             return self.fatal(f"{self.name} refuses our {what} (ZMTP error {value:#x})")
         self._retry_by = now + RETRY_S
         if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-            self.suspect, self._shaking_since = True, None
+            self.suspect = not self._suspected
+            self._suspected, self._shaking_since = True, None
             how = "is silent" if value == errno.EAGAIN else "hangs up"
             return self.down(f"{self.name} accepts connections but {how} instead of shaking hands")
         # A disconnection: of a link that was up, or of one that never shook hands.
@@ -96,12 +101,16 @@ class Link:
         reason = f"{what}; expected a Pantheon teacher (ZeroMQ): check host, port and scheme"
         return Lost(reason, ProtocolError(reason))
 
-    def overdue(self, now: float) -> bool:
-        """Whether libzmq has neither shaken hands nor tried again in time; resets the clock."""
-        shaking = self._shaking_since is not None and now > self._shaking_since + 2 * HANDSHAKE_S
-        if shaking:
-            self.suspect, self._shaking_since = True, None
-        stuck = self._retry_by is not None and now > self._retry_by
-        if stuck:
-            self._retry_by = None
-        return shaking or stuck
+    def stuck(self, now: float) -> bool:
+        """Whether to connect anew, because libzmq has neither shaken hands nor tried again in time.
+
+        Sets `suspect` when a handshake takes long; call it every second while not `up`.
+        """
+        shaking = 0.0 if self._shaking_since is None else now - self._shaking_since
+        if shaking > SUSPECT_S and not self._suspected:
+            self.suspect = self._suspected = True
+        idle = self._retry_by is not None and now > self._retry_by
+        if not idle and shaking <= 2 * HANDSHAKE_S:
+            return False
+        self._retry_by = self._shaking_since = None
+        return True
