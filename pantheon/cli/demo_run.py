@@ -14,6 +14,7 @@ from pantheon.cli.demo_teachers import prepare, serving
 from pantheon.cli.output import progress, say_json, size, stdout
 from pantheon.cli.teacher import teacher_from
 from pantheon.demo import pictures, recipe
+from pantheon.demo.data import LABELLED
 from pantheon.demo.report import WAYS, Report
 from student_client import KnowledgeLoader
 
@@ -28,7 +29,7 @@ def run(seeds: int, epochs: int, out: Path, quiet: bool) -> None:
     say: Callable[[str], None] = (
         (lambda text: None) if quiet else lambda text: stdout.print(text, markup=False)
     )
-    settings = {"seeds": seeds, "epochs": epochs, "labels": recipe.LABELLED, "torch": _torch()}
+    settings = {"seeds": seeds, "epochs": epochs, "labels": LABELLED, "torch": _torch()}
     report = Report(settings)
     teachers = prepare(out, report, say)
     knowledge = out / "knowledge-b"

@@ -11,13 +11,17 @@ from pantheon.reference import resolve
 from student_client import KnowledgeLoader
 
 
+KEYS = (
+    *("batch_size", "shuffle", "seed", "drop_last", "views", "num_workers", "teachers", "fields"),
+    *("request_rows", "window_bytes", "max_requests", "patience", "lease", "integrity"),
+    *("dataset_fingerprint", "revision"),
+)
+"""The keys that a loader takes under the same name; those left out keep the loader's default."""
+
+
 def loader_from(config: StudentConfig) -> KnowledgeLoader:
     """The loader that a configuration describes."""
-    keys = ("batch_size", "shuffle", "seed", "drop_last", "views", "num_workers", "teachers")
-    optional = ("fields", "request_rows", "window_bytes", "max_requests", "patience", "lease")
-    optional += ("integrity", "dataset_fingerprint", "revision")
-    settings = {key: getattr(config, key) for key in keys}
-    settings |= {k: v for k in optional if (v := getattr(config, k)) is not None}
+    settings = {k: v for k in KEYS if (v := getattr(config, k)) is not None}
     ids = function_from(config, config.ids, "ids")
     return KnowledgeLoader(
         dataset_from(config),

@@ -36,13 +36,17 @@ def train_teacher(model: nn.Module, seed: int = 0, epochs: int = TEACHER_EPOCHS)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=epochs * steps)
     model.train()
     for _ in range(epochs):
-        for rows in torch.randperm(len(part)).split(BATCH):
+        for rows in _batches(torch.randperm(len(part))):
             loss = functional.cross_entropy(model(part.pixels[rows]), part.labels[rows])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
             optimizer.step()
             schedule.step()
     return model.eval()
+
+
+def _batches(rows: Tensor) -> list[Tensor]:
+    return [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
 
 
 def train_student(
@@ -134,7 +138,7 @@ class LabelledStream:
         self.epoch += 1
         rounds = -(-self.steps * BATCH // len(self.part))
         rows = [torch.randperm(len(self.part), generator=generator) for _ in range(rounds)]
-        for ids in torch.cat(rows)[: self.steps * BATCH].split(BATCH):
+        for ids in _batches(torch.cat(rows)[: self.steps * BATCH]):
             mask = torch.ones(len(ids), dtype=torch.bool)
             yield LabelledBatch(self.part.pixels[ids], self.part.labels[ids], ids, mask)
 
