@@ -134,9 +134,9 @@ class Refused:
 
     Codes: ``version``, ``model``, ``schema``, ``dataset``, ``revision`` (mismatches, never
     retried); ``hello`` (say Hello first), ``draining`` and ``busy`` (ask elsewhere or later);
-    ``range``, ``inputs``, ``limits`` (the request can never be answered); ``error`` (the model raised),
-    ``finite`` (NaN or infinity), ``wrong`` (the model returned what the schema does not say);
-    ``protocol`` (bytes that were no message, answered by the transport itself).
+    ``range``, ``inputs``, ``limits`` (the request can never be answered); ``error`` (the model
+    raised), ``finite`` (NaN or infinity), ``wrong`` (the model returned what the schema does not
+    say); ``protocol`` (bytes that were no message, answered by the transport itself).
     """
 
     request: int | None
