@@ -1,0 +1,261 @@
+"""Queries of any inputs to one teacher: queued, sent to the least busy replica, answered."""
+
+from __future__ import annotations
+
+import logging
+import queue
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from torch import Tensor
+
+from pantheon.buffers import from_raw
+from pantheon.errors import PantheonError, TeacherUnavailable, TransportError
+from pantheon.knowledge import Knowledge
+from pantheon.messages import Cancel, Heartbeat, Refused, Score, Scored
+from pantheon.schema import KnowledgeSchema
+from pantheon.transport.wake import Wake
+from student_client.check import check_scored, intact
+from student_client.fleet import RETRY_S, Fleet
+from student_client.known import KnownTeacher
+from student_client.refusals import LATER, final_error, poison_error
+from student_client.replica import Replica
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Query:
+    """Something to ask.
+
+    Args:
+        score: the message, without its number.
+        ids, views: what the answer is labelled with, int64 ``[n]``.
+        tries: how often it failed.
+    """
+
+    score: Score
+    ids: Tensor
+    views: Tensor | None
+    future: Future[Knowledge] = field(default_factory=Future)
+    tries: int = 0
+
+    def fail(self, error: BaseException) -> None:
+        """Give up."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+@dataclass(slots=True)
+class _Sent:
+    query: Query
+    replica: Replica
+    until: float
+
+
+class Desk:
+    """Works off queries in a thread of its own (`run`); the other methods are for any thread.
+
+    Args:
+        fleet: the replicas of the one teacher; owned from now on.
+        lease: seconds a replica may be silent about a query.
+        attempts: how often a query is tried.
+    """
+
+    def __init__(self, fleet: Fleet, lease: float, attempts: int) -> None:
+        self._fleet, self._lease, self._attempts = fleet, lease, attempts
+        self._name = next(iter(fleet.agreements))
+        self._new: queue.SimpleQueue[Query | Future[KnowledgeSchema]] = queue.SimpleQueue()
+        self._waiting: deque[Query] = deque()
+        self._curious: list[Future[KnowledgeSchema]] = []
+        self._sent: dict[int, _Sent] = {}
+        self._number = 0
+        self._pause = 0.0
+        self._teacher: KnownTeacher | None = None
+        self._stopping = False
+        self._over: BaseException | None = None
+        self._wake = Wake()
+        fleet.handler = self
+        fleet.watch(self._wake.fd, self._wake.clear)
+
+    def put(self, query: Query) -> None:
+        """Queue a query."""
+        self._queue(query)
+
+    def described(self) -> Future[KnowledgeSchema]:
+        """The teacher's fields, once it has been reached."""
+        future: Future[KnowledgeSchema] = Future()
+        self._queue(future)
+        return future
+
+    def _queue(self, new: Query | Future[KnowledgeSchema]) -> None:
+        self._new.put(new)
+        self._wake.set()
+        if self._over is not None:
+            # `run` may have looked for the last time before this came.
+            self._refuse_new(self._over)
+
+    def _refuse_new(self, error: BaseException) -> None:
+        while True:
+            try:
+                new = self._new.get_nowait()
+            except queue.Empty:
+                return
+            future = new.future if isinstance(new, Query) else new
+            future.set_exception(error)
+
+    def stop(self) -> None:
+        """Have `run` end soon."""
+        self._stopping = True
+        self._wake.set()
+
+    def run(self) -> None:
+        """Work until `stop`, or until something is wrong that waiting cannot mend."""
+        over: BaseException = TransportError(
+            "the TeacherClient was closed before this was answered"
+        )
+        while not self._stopping:
+            try:
+                self._turn()
+            except TeacherUnavailable as error:
+                self._fail_all(error)
+            except BaseException as error:  # noqa: BLE001  # every future raises it
+                over = error
+                break
+        self._fail_all(over)
+        self._over = over
+        self._refuse_new(over)
+        self._fleet.close()
+        self._wake.close()
+
+    def _turn(self) -> None:
+        self._take_new()
+        self._send_waiting()
+        now = self._fleet.clock()
+        times = [s.until for s in self._sent.values()]
+        if self._waiting and self._pause > now:
+            times.append(self._pause)
+        self._fleet.pump(min(times, default=None))
+        now = self._fleet.clock()
+        for number in [n for n, s in self._sent.items() if s.until <= now]:
+            self._again(number, "timeout", f"no sign of life for {self._lease:g} s")
+
+    def _take_new(self) -> None:
+        while not self._new.empty():
+            new = self._new.get()
+            if isinstance(new, Query):
+                if new.future.set_running_or_notify_cancel():
+                    self._waiting.append(new)
+            else:
+                self._curious.append(new)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._teacher is not None:
+            for future in self._curious:
+                future.set_result(self._teacher.welcome.schema)
+            self._curious.clear()
+
+    def _fail_all(self, error: BaseException) -> None:
+        self._cancel(self._sent)
+        for query in [*self._waiting, *(s.query for s in self._sent.values())]:
+            query.fail(error)
+        for future in self._curious:
+            future.set_exception(error)
+        self._waiting.clear()
+        self._sent.clear()
+        self._curious.clear()
+
+    def _cancel(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self._sent[number].replica.send(Cancel((number,)))
+
+    def _send_waiting(self) -> None:
+        while self._waiting and self._pause <= self._fleet.clock():
+            replica = self._least_busy()
+            if replica is None:
+                return
+            self._number += 1
+            query = self._waiting.popleft()
+            until = self._fleet.clock() + self._lease
+            self._sent[self._number] = _Sent(query, replica, until)
+            if not replica.send(replace(query.score, request=self._number)):
+                self._fleet.postpone(replica, "it takes no messages")
+
+    def _least_busy(self) -> Replica | None:
+        load = dict.fromkeys(self._fleet.up(self._name), 0)
+        for sent in self._sent.values():
+            if sent.replica in load:
+                load[sent.replica] += 1
+        free = [r for r, n in load.items() if r.welcome and n < r.welcome.limits.max_in_flight]
+        return min(free, key=load.__getitem__, default=None)
+
+    def joined(self, replica: Replica) -> None:
+        """The teacher has been reached."""
+        if self._teacher is None and replica.welcome is not None:
+            self._teacher = KnownTeacher.of(self._name, replica.welcome, None)
+        self._tell()
+
+    def left(self, replica: Replica) -> None:
+        """Ask again what a replica took with it."""
+        for number in [n for n, s in self._sent.items() if s.replica is replica]:
+            self._again(number, "lost", replica.down)
+
+    def working(self, replica: Replica, message: Heartbeat) -> None:
+        """Give a replica more time for what it works on."""
+        for number in message.requests:
+            if number in self._sent:
+                self._sent[number].until = self._fleet.clock() + self._lease
+
+    def scored(self, replica: Replica, message: Scored) -> None:
+        """Answer a query."""
+        sent = self._sent.get(message.request)
+        if sent is None or sent.replica is not replica or self._teacher is None:
+            return
+        try:
+            check_scored(self._teacher, replica, message, len(sent.query.ids))
+            if (wrong := intact(replica, message)) is not None:
+                self._again(message.request, "checksum", wrong)
+                return
+            fields = self._teacher.codec.decode([from_raw(p) for p in message.parts])
+            answer = Knowledge(sent.query.ids, fields, sent.query.views)
+        except PantheonError as error:
+            sent.query.fail(error)
+        else:
+            sent.query.future.set_result(answer)
+        del self._sent[message.request]
+
+    def refused(self, replica: Replica, message: Refused) -> None:
+        """Fail a query, or ask again."""
+        sent = self._sent.get(message.request or 0)
+        if sent is None or sent.replica is not replica:
+            return
+        if message.code == "busy":
+            del self._sent[message.request or 0]
+            self._waiting.append(sent.query)
+            self._pause = self._fleet.clock() + RETRY_S
+            return
+        if message.code in LATER:
+            self._fleet.postpone(replica, f"{message.code}: {message.message}")
+            return
+        ids = np.asarray(sent.query.ids)
+        error = final_error(self._name, replica.address, message.code, message.message, ids)
+        if error is None:
+            self._again(message.request or 0, message.code, message.message)
+            return
+        del self._sent[message.request or 0]
+        sent.query.fail(error)
+
+    def _again(self, number: int, code: str, reason: str) -> None:
+        sent = self._sent.pop(number)
+        query, where = sent.query, sent.replica.address
+        query.tries += 1
+        if query.tries < self._attempts:
+            logger.warning("query %d to %s: %s; asking again", number, where, reason)
+            self._waiting.append(query)
+            return
+        ids = np.asarray(query.ids)
+        query.fail(poison_error(self._name, code, query.tries, f"{where}: {reason}", ids))

@@ -1,0 +1,83 @@
+"""Going through one epoch: samples and knowledge side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pantheon.errors import ConfigError
+from student_client.batch import Batch
+from student_client.epoch import Epoch
+from student_client.position import Position
+from student_client.stats import Totals
+
+_NOTHING = object()
+
+
+class Iteration:
+    """An iterator over the rest of one epoch.
+
+    Dropping it (a ``break``) abandons the epoch: what is in flight is cancelled.
+
+    Args:
+        epoch: the knowledge.
+        samples: (inputs, targets) of the same batches, or None without a dataset.
+        position, totals: where the steps are counted.
+        keep: what must live as long as this iterator.
+    """
+
+    def __init__(
+        self,
+        epoch: Epoch,
+        samples: Iterator[tuple[Any, Any]] | None,
+        position: Position,
+        totals: Totals,
+        keep: object,
+    ) -> None:
+        self.epoch = epoch
+        self._samples = samples
+        self._sample: Any = _NOTHING
+        self._position, self._totals, self._keep = position, totals, keep
+        self._closed: str | None = None
+
+    @property
+    def going(self) -> bool:
+        """Whether it is neither over nor abandoned."""
+        return self._closed is None
+
+    def __iter__(self) -> Iteration:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._closed is not None:
+            return self._end()
+        if self._samples is not None and self._sample is _NOTHING:
+            # Before knowledge is waited for, so that teachers work while samples are read. Kept, so
+            # that an interrupted wait does not lose it.
+            self._sample = next(self._samples, (None, None))
+        made = self.epoch.take()
+        if made is None:
+            self.close("")
+            self._position.finish()
+            raise StopIteration
+        inputs, targets = (None, None) if self._samples is None else self._sample
+        self._sample = _NOTHING
+        self._position.step()
+        self._totals.batches += 1
+        return Batch(inputs, targets, *made)
+
+    def _end(self) -> Batch:
+        if self._closed:
+            raise ConfigError(self._closed)
+        raise StopIteration
+
+    def close(self, why: str) -> None:
+        """Abandon the epoch; a later `next` says why, or just ends."""
+        if self._closed is None:
+            self._closed = why
+            self._samples = None
+            self.epoch.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", "") is None:
+            self.close("")

@@ -1,0 +1,52 @@
+"""What is known of a teacher once its first replica has answered, and what it has delivered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pantheon.codec.api import compiled
+from pantheon.codec.base import SchemaCodec
+from pantheon.codec.parts import PartsCheck
+from pantheon.messages import Scored, Welcome
+from pantheon.reading import Reader
+
+
+@dataclass(slots=True)
+class KnownTeacher:
+    """A teacher that has been heard of.
+
+    Args:
+        name: its name.
+        welcome: what its first replica said, and all others have to.
+        codec, check: its schema, made ready for many replies.
+        reader: reads the student's inputs for it, where it has no dataset of its own.
+
+    Attributes:
+        bytes: coded bytes accepted.
+        rows: rows answered in the epoch at hand, up to the furthest.
+        late: answers nobody waited for any more.
+        refused: requests it did not answer.
+        corrupt: answers whose checksum was wrong.
+    """
+
+    name: str
+    welcome: Welcome
+    codec: SchemaCodec
+    check: PartsCheck
+    reader: Reader | None = None
+    bytes: int = 0
+    rows: int = 0
+    late: int = 0
+    refused: int = 0
+    corrupt: int = 0
+
+    @classmethod
+    def of(cls, name: str, welcome: Welcome, reader: Reader | None) -> KnownTeacher:
+        """A teacher by its Welcome; `reader` is used if it takes no ids."""
+        schema = welcome.schema
+        own = None if welcome.accepts_ids else reader
+        return cls(name, welcome, compiled(schema), PartsCheck(schema), own)
+
+    def weigh(self, scored: Scored) -> int:
+        """Coded bytes of an answer."""
+        return sum(memoryview(p.data).nbytes for p in scored.parts)

@@ -1,0 +1,291 @@
+"""KnowledgeLoader: batches of the student's samples with what its teachers know of them."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pantheon.errors import ConfigError
+from pantheon.knowledge import Value
+from pantheon.merge import Merge
+from pantheon.order import Order
+from pantheon.reading import Reader
+from pantheon.schema import KnowledgeSchema
+from student_client import state as saved
+from student_client.delivery import Delivery
+from student_client.epoch import Epoch
+from student_client.fleet import Fleet, any_open
+from student_client.iteration import Iteration
+from student_client.itinerary import Itinerary, check_range, chosen_ids
+from student_client.options import Options, place
+from student_client.plan import parse_merges
+from student_client.position import Position
+from student_client.reach import Own, reach
+from student_client.samples import Samples, should_pin
+from student_client.settled import Settled, size_told
+from student_client.sources import Given
+from student_client.stats import LoaderStats, Totals, loader_stats
+
+
+class KnowledgeLoader:
+    """Batches of samples and the merged knowledge of their teachers, in an order of its own.
+
+    Every ``iter()`` starts the next epoch (or the one given to `set_epoch`) at its beginning; a
+    ``break`` abandons the epoch and cancels what is in flight; only after `load_state_dict` does
+    the next ``iter()`` go on in the middle. Everything happens in the caller's thread, inside
+    ``next()``; between two calls answers wait in their sockets, at most `window_bytes` of them.
+
+    Args:
+        dataset: map-style; None yields knowledge alone.
+        batch_size: samples of a batch, per rank.
+        teachers: by name an address (``tcp://``, ``ipc://``, ``grpc://``), a list of addresses of
+            identical replicas, the path of a dump (any fsspec path), or a `Teacher` or `Scorer`.
+        merge: by field how several teachers' values become one: a merge, its name, or a callable.
+        shuffle, seed: permute the samples anew each epoch.
+        ids: the ids to learn from; None for all. The order permutes positions in it.
+        drop_last: leave out a last batch that is not full.
+        rank, world: this process's place among data-parallel students; torchrun's by default.
+        views: augmentation views; an epoch shows view 1 + epoch mod views. 0 shows view 0.
+        num_workers: processes that read samples; 0 reads in the caller's thread.
+        collate_fn: from a list of samples to inputs, or to a tuple of inputs and targets.
+        pin_memory: page-locked tensors; None where there is a GPU.
+        request_rows: samples of one request; None for whole batches of about 1 MiB together.
+        window_bytes: coded bytes asked for ahead of the next batch, all teachers together.
+        max_requests: requests in flight for each replica.
+        patience: seconds to wait for a teacher of which no replica can be reached.
+        lease: seconds a replica may be silent about a request before another is asked.
+        fields: by teacher, the fields to ask for; all by default.
+        dataset_fingerprint: states the dataset's fingerprint instead of computing it.
+        revision: by teacher, the revision it has to have.
+        integrity: checksum payloads; None over plain connections between hosts only.
+
+    Raises:
+        ConfigError, DatasetError, StoreError: arguments that cannot be, at once. What teachers
+            say is checked when the first batch (or `describe`) is asked for.
+
+    Example:
+        >>> import torch
+        >>> from pantheon.scorer import Scorer
+        >>> data = torch.arange(6.0).reshape(6, 1)
+        >>> double = Scorer(lambda x: 2 * x, data, {"y": "float32"}, revision="1")
+        >>> with KnowledgeLoader(data, batch_size=4, teachers={"double": double}) as loader:
+        ...     for batch in loader:
+        ...         print(batch.ids.tolist(), batch.knowledge["y"].flatten().tolist())
+        [0, 1, 2, 3] [0.0, 2.0, 4.0, 6.0]
+        [4, 5] [8.0, 10.0]
+    """
+
+    def __init__(
+        self,
+        dataset: Any = None,
+        batch_size: int = 32,
+        *,
+        teachers: Mapping[str, Given],
+        merge: Mapping[str, Merge | str | Callable[..., Value]] | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        ids: Sequence[int] | NDArray[np.int64] | None = None,
+        drop_last: bool = False,
+        rank: int | None = None,
+        world: int | None = None,
+        views: int = 0,
+        num_workers: int = 0,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        pin_memory: bool | None = None,
+        request_rows: int | None = None,
+        window_bytes: int = 64 << 20,
+        max_requests: int = 8,
+        patience: float = 60.0,
+        lease: float = 30.0,
+        fields: Mapping[str, Sequence[str]] | None = None,
+        dataset_fingerprint: str | None = None,
+        revision: Mapping[str, str] | None = None,
+        integrity: bool | None = None,
+    ) -> None:
+        rank, world = place(rank, world)
+        self._options = Options(
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            drop_last=drop_last,
+            rank=rank,
+            world=world,
+            views=views,
+            num_workers=num_workers,
+            request_rows=request_rows,
+            window_bytes=window_bytes,
+            max_requests=max_requests,
+            patience=patience,
+            lease=lease,
+        )
+        self._merges = parse_merges(merge)
+        self._pin = should_pin(pin_memory)
+        own = Own.of(dataset, dataset_fingerprint)
+        self._ids = chosen_ids(ids, own.size)
+        self._itinerary = None if own.size is None else self._itinerary_of(own.size)
+        self._reader = None if dataset is None else Reader(dataset, collate_fn)
+        # Before any socket exists: workers that are forked must not inherit one.
+        self._samples = self._open_samples(dataset, collate_fn)
+        self._fleet = reach(
+            teachers,
+            own,
+            rank=rank,
+            views=views,
+            patience=patience,
+            fields=fields,
+            revision=revision,
+            integrity=integrity,
+        )
+        self._settled: Settled | None = None
+        self._size = own.size
+        self._position = Position()
+        self._totals = Totals()
+        self._live: weakref.ref[Iteration] | None = None
+        self._shut = weakref.finalize(self, _shut, self._fleet, self._samples)
+
+    def _itinerary_of(self, size: int) -> Itinerary:
+        o = self._options
+        count = size if self._ids is None else len(self._ids)
+        order = Order(count, o.batch_size, o.seed, o.shuffle, o.rank, o.world, o.drop_last)
+        return Itinerary(order, self._ids, o.views)
+
+    def _open_samples(self, dataset: Any, collate_fn: Any) -> Samples | None:
+        if dataset is None or self._itinerary is None:
+            return None
+        return Samples(
+            dataset,
+            self._itinerary,
+            num_workers=self._options.num_workers,
+            collate_fn=collate_fn,
+            pin_memory=self._pin,
+            sockets=any_open(),
+        )
+
+    def _settle(self) -> tuple[Settled, Itinerary]:
+        """Wait until every teacher has answered, the first time."""
+        if not self._shut.alive:
+            raise ConfigError("this loader was closed; construct another one")
+        if self._settled is None or self._itinerary is None:
+            self._fleet.agree()
+            if self._itinerary is None:
+                self._size = size_told(self._fleet)
+                if self._ids is not None:
+                    check_range(self._ids, self._size)
+                self._itinerary = self._itinerary_of(self._size)
+            self._settled = Settled.after(
+                self._fleet, self._merges, self._itinerary, self._reader, self._options
+            )
+        return self._settled, self._itinerary
+
+    def __iter__(self) -> Iteration:
+        """The batches of the next epoch; an iterator that was still going on becomes invalid."""
+        settled, itinerary = self._settle()
+        self._abandon("another iter() of this loader has begun; one epoch goes on at a time")
+        epoch, step = self._position.begin()
+        head = min(step * itinerary.order.batch_size, itinerary.order.rows)
+        delivery = Delivery(
+            self._fleet,
+            settled.teachers,
+            settled.plan,
+            itinerary,
+            settled.pace,
+            settled.weights,
+            epoch=epoch,
+            head=head,
+            totals=self._totals,
+        )
+        samples = self._samples.begin(epoch, step) if self._samples else None
+        live = Iteration(
+            Epoch(delivery, head, self._pin), samples, self._position, self._totals, keep=self
+        )
+        self._live = weakref.ref(live)
+        return live
+
+    def _abandon(self, why: str) -> None:
+        live = self._going()
+        if live is not None:
+            live.close(why)
+
+    def _going(self) -> Iteration | None:
+        """The iteration that is going on, if one is."""
+        live = self._live() if self._live else None
+        return live if live is not None and live.going else None
+
+    def __len__(self) -> int:
+        """Batches of an epoch, the same for every rank; without a dataset, asks the teachers."""
+        itinerary = self._itinerary or self._settle()[1]
+        return itinerary.order.steps
+
+    def set_epoch(self, epoch: int) -> None:
+        """Have the next ``iter()`` start this epoch; one that is to be resumed stays resumed."""
+        if not isinstance(epoch, int) or epoch < 0:
+            raise ConfigError(f"epoch is {epoch!r}; expected a whole number from 0")
+        self._position.jump(epoch, going=self._going() is not None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the loader stands: what was yielded counts, not what was fetched ahead.
+
+        The values go into JSON: ``epoch``, ``position`` (rows of all ranks, padding included) and
+        what fixes the sequence of ids. It may be loaded with another number of ranks.
+        """
+        return saved.save(self._run(), self._position.epoch, self._position.steps)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Have the next ``iter()`` go on after the last batch that `state` counts.
+
+        Raises:
+            ResumeMismatch: the state is of another sequence of ids; says what differs.
+        """
+        epoch, steps = saved.restore(state, self._run(), self._options.world)
+        self._abandon("a state was loaded into this loader; call iter() again")
+        self._position.restore(epoch, steps)
+
+    def _run(self) -> saved.Run:
+        itinerary = self._itinerary or self._settle()[1]
+        order, o = itinerary.order, self._options
+        return saved.Run(
+            global_batch=order.global_batch,
+            seed=o.seed,
+            shuffle=o.shuffle,
+            size=self._size or 0,
+            ids=saved.ids_fingerprint(self._ids),
+            drop_last=o.drop_last,
+            views=o.views,
+        )
+
+    def describe(self) -> KnowledgeSchema:
+        """The merged fields of a batch's knowledge; waits until every teacher has answered."""
+        return self._settle()[0].plan.schema
+
+    def stats(self) -> LoaderStats:
+        """How the loader is doing, in numbers; never waits."""
+        live = self._going()
+        teachers = self._settled.teachers if self._settled else {}
+        return loader_stats(self._totals, self._fleet, teachers, live.epoch if live else None)
+
+    def close(self) -> None:
+        """Leave the teachers, stop the workers. Safe to call twice."""
+        self._abandon("this loader was closed")
+        self._shut()
+
+    def __enter__(self) -> KnowledgeLoader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _shut(fleet: Fleet, samples: Samples | None) -> None:
+    if samples is not None:
+        samples.close()
+    fleet.close()

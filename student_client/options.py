@@ -1,0 +1,89 @@
+"""What a loader was told, checked before anything is reached. No I/O."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pantheon.errors import ConfigError
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The numbers and names of a loader; see `student_client.KnowledgeLoader`.
+
+    Raises:
+        ConfigError: names the argument, what was expected and found.
+
+    Example:
+        >>> Options(patience=5.0).patience
+        5.0
+    """
+
+    batch_size: int = 32
+    shuffle: bool = False
+    seed: int = 0
+    drop_last: bool = False
+    rank: int = 0
+    world: int = 1
+    views: int = 0
+    num_workers: int = 0
+    request_rows: int | None = None
+    window_bytes: int = 64 << 20
+    max_requests: int = 8
+    patience: float = 60.0
+    lease: float = 30.0
+    integrity: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("views", 0), ("num_workers", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ConfigError(f"{name} is {value!r}; expected a whole number from {least}")
+        for name in ("window_bytes", "max_requests", "patience", "lease", "request_rows"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"{name} is {value!r}; expected more than 0")
+        if self.world < 1 or not 0 <= self.rank < self.world:
+            raise ConfigError(
+                f"rank {self.rank} of {self.world} cannot be; expected ranks 0 to world - 1"
+            )
+
+
+def place(rank: int | None, world: int | None) -> tuple[int, int]:
+    """This process's rank and the number of ranks: as given, else torchrun's, else alone.
+
+    Raises:
+        ConfigError: only one of them is given.
+
+    Example:
+        >>> place(1, 4)
+        (1, 4)
+    """
+    if (rank is None) != (world is None):
+        raise ConfigError(
+            f"rank={rank} and world={world}: give both, or neither to take torchrun's"
+        )
+    if rank is not None and world is not None:
+        return rank, world
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def for_teachers(
+    what: str, given: Mapping[str, _T] | None, teachers: Sequence[str]
+) -> dict[str, _T]:
+    """An argument that says something of some teachers, by their names.
+
+    Raises:
+        ConfigError: it names a teacher that is not there.
+    """
+    unknown = [name for name in given or {} if name not in teachers]
+    if unknown:
+        raise ConfigError(
+            f"{what} names the teacher {unknown[0]!r}; the teachers are {', '.join(teachers)}"
+        )
+    return dict(given or {})

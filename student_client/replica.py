@@ -1,0 +1,48 @@
+"""One replica of a teacher as the fleet sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pantheon.messages import Hello, Message, Welcome
+from pantheon.transport import Connection
+
+
+@dataclass(slots=True, eq=False)
+class Replica:
+    """A connection and what is known about its other side.
+
+    Args:
+        teacher: the teacher it is a replica of.
+        hello: what to introduce ourselves with.
+        supervised: whether work given to it can get lost; never so inside this process.
+        strict: a reply without the checksum asked for is refused.
+        welcome: the answer to our Hello, None while it is not there.
+        down: why it is not there.
+        error: the error for which it will never be there.
+        retry_at: when to say Hello again, on the caller's clock, after it asked us to come later.
+    """
+
+    teacher: str
+    connection: Connection
+    hello: Hello
+    supervised: bool = True
+    strict: bool = False
+    welcome: Welcome | None = None
+    down: str = "not reached yet"
+    error: Exception | None = None
+    retry_at: float | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it is, which is also its name in the ledger."""
+        return self.connection.address
+
+    @property
+    def up(self) -> bool:
+        """Whether it may be asked."""
+        return self.welcome is not None
+
+    def send(self, message: Message) -> bool:
+        """Hand a message over; False when it is not there."""
+        return self.connection.send(message)
