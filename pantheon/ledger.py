@@ -1,0 +1,425 @@
+"""What was asked of whom, what was answered, what may be yielded: the delivery protocol, pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from pantheon.errors import ConfigError
+from pantheon.lease import Ask, Assignment, Lease, Leases
+from pantheon.roster import Roster
+from pantheon.window import Window
+
+__all__ = ["Assignment", "Counters", "Ledger", "Poisoned"]
+
+
+@dataclass(frozen=True, slots=True)
+class Poisoned:
+    """A request that one teacher failed too often; the caller raises `PoisonError` with its ids.
+
+    Args:
+        start, stop: its local rows.
+        attempts: refusals and crashes counted.
+        reasons: what each of them was, with the replica's name.
+    """
+
+    teacher: str
+    request: int
+    start: int
+    stop: int
+    attempts: int
+    reasons: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened so far.
+
+    Attributes:
+        answered: replies that were the first for their request and teacher.
+        duplicates: replies dropped because another came before, or nobody knows their lease.
+        requeued: requests put back because of a death, an expiry or a refusal.
+        expired: leases that ran out.
+        refused: refusals of requests that were still wanted.
+        lost: replicas that left while they held a lease.
+    """
+
+    answered: int = 0
+    duplicates: int = 0
+    requeued: int = 0
+    expired: int = 0
+    refused: int = 0
+    lost: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Teacher:
+    """How far one teacher is: asked up to `next`, answered up to `low`, with exceptions."""
+
+    name: str
+    roster: Roster
+    next: int
+    low: int
+    asks: dict[int, Ask] = field(default_factory=dict)
+    back: set[int] = field(default_factory=set)
+    ahead: set[int] = field(default_factory=set)
+
+
+class Ledger:
+    """The delivery protocol of one epoch and one rank, without I/O and without a clock.
+
+    The local rows ``0 … rows - 1`` are cut into requests; request k is
+    ``[k * request, (k + 1) * request)``, cut at the end (and, after a resume, at the head). Every
+    teacher answers every request once. The caller sends what `dispatch` returns, reports what comes
+    back, and yields rows up to `ready`, in order.
+
+    - *Window.* A request is given away when it overlaps the head batch, or when what was asked for
+      or has arrived and is not yielded stays within `window_bytes`, over all teachers together.
+    - *Leases.* A replica holds a request for `lease` seconds, renewed by its heartbeats. What it
+      held goes to another replica once the lease runs out or the replica leaves; the replica that
+      failed it gets it again only when there is no other. The first reply wins, even a late one.
+    - *Poison.* A request is given up after `attempts` refusals or crashes, on two replicas where
+      there are two; `poisoned` then says which. A replica that crashes is blamed for its oldest
+      lease only, the one it most likely worked on; a lease that ran out blames nobody. A slow or
+      silent teacher is a matter for the caller's patience.
+
+    Memory and time depend on the window, never on the number of rows.
+
+    Args:
+        rows: local rows of the epoch.
+        batch: rows of a batch, as yielded; only the last one may be short.
+        request: rows of a request; it need not divide the batch, nor be a multiple of it.
+        row_bytes: bytes of one row from each teacher, by the teachers' names.
+        window_bytes: the budget.
+        max_requests: requests in flight at one replica.
+        lease: seconds.
+        attempts: refusals and crashes after which a request is poisoned.
+        head: rows yielded before, a multiple of `batch` or `rows`.
+        first_lease: number of the first lease; the `next_lease` of the epoch before.
+
+    Raises:
+        ConfigError: an argument that cannot be.
+
+    Example:
+        >>> ledger = Ledger(rows=10, batch=4, request=4, row_bytes={"t": 4}, window_bytes=1024)
+        >>> ledger.join("t", "a")
+        >>> asked = ledger.dispatch(now=0.0)
+        >>> [(a.lease, a.start, a.stop) for a in asked]
+        [(0, 0, 4), (1, 4, 8), (2, 8, 10)]
+        >>> ledger.accept(1, nbytes=16), ledger.ready()
+        (True, 0)
+        >>> ledger.accept(0, nbytes=16), ledger.ready()
+        (True, 8)
+        >>> ledger.advance(4), ledger.head, ledger.leave("t", "a")
+        ([0], 4, (2,))
+    """
+
+    def __init__(
+        self,
+        *,
+        rows: int,
+        batch: int,
+        request: int,
+        row_bytes: Mapping[str, float],
+        window_bytes: int,
+        max_requests: int = 8,
+        lease: float = 30.0,
+        attempts: int = 3,
+        head: int = 0,
+        first_lease: int = 0,
+    ) -> None:
+        for name, value in (
+            ("rows", rows),
+            ("batch", batch),
+            ("request", request),
+            ("max_requests", max_requests),
+            ("attempts", attempts),
+        ):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; expected at least 1")
+        _check(row_bytes, window_bytes, lease)
+        if not 0 <= head <= rows or (head % batch and head != rows):
+            raise ConfigError(
+                f"the head is row {head}; expected a multiple of the batch {batch} up to {rows}"
+            )
+        self.rows, self.batch, self.attempts = rows, batch, attempts
+        self.poisoned: Poisoned | None = None
+        self.counters = Counters()
+        self.next_lease = first_lease
+        self._window = Window(rows, batch, request, row_bytes, window_bytes, head)
+        self._leases = Leases(lease)
+        self._now = float("-inf")
+        first = self._window.first
+        self._teachers = {
+            name: _Teacher(name, Roster(max_requests), first, first) for name in row_bytes
+        }
+
+    @property
+    def head(self) -> int:
+        """Rows yielded."""
+        return self._window.head
+
+    @property
+    def done(self) -> bool:
+        """Whether every row was yielded."""
+        return self.head >= self.rows
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes asked for, or arrived and not yielded, of all teachers."""
+        return self._window.nbytes
+
+    def state(self) -> int:
+        """What a checkpoint needs: rows yielded, not those that merely arrived."""
+        return self.head
+
+    def span(self, request: int) -> tuple[int, int]:
+        """The local rows ``[start, stop)`` of a request."""
+        return self._window.span(request)
+
+    def in_flight(self, replica: str) -> int:
+        """Requests a replica holds (of that name, for whichever teacher)."""
+        found = (t.roster.replicas.get(replica) for t in self._teachers.values())
+        return sum(len(r.leases) for r in found if r is not None)
+
+    def answered(self, teacher: str) -> int:
+        """Rows r such that a teacher has answered ``[0, r)``."""
+        low = self._teacher(teacher).low
+        return self.rows if low >= self._window.requests else self.span(low)[0]
+
+    def waiting_for(self) -> tuple[str, ...]:
+        """The teachers that have not answered all of the head batch; empty when done."""
+        stop = self._window.head_stop
+        return tuple(t for t in self._teachers if self.answered(t) < stop)
+
+    def lease_of(self, request: int, teacher: str) -> Assignment | None:
+        """What an unanswered request is out on, None when nobody holds it."""
+        ask = self._teacher(teacher).asks.get(request)
+        return ask.lease.assignment if ask is not None and ask.lease is not None else None
+
+    def join(self, teacher: str, replica: str) -> None:
+        """A replica can be given work from now on; joining twice changes nothing."""
+        self._teacher(teacher).roster.join(replica)
+
+    def leave(self, teacher: str, replica: str, *, crashed: bool = True) -> tuple[int, ...]:
+        """A replica is gone; what it held can be given away at once.
+
+        Args:
+            crashed: count an attempt against the oldest request it held. False for one that said
+                goodbye, or whom the caller left.
+
+        Returns:
+            The requests put back, in order; none for a replica that was not there.
+        """
+        gone = self._teacher(teacher).roster.leave(replica)
+        if gone is None or not gone.leases:
+            return ()
+        self.counters.lost += 1
+        wanted = [lease for lease in list(gone.leases.values()) if self._end(lease)]
+        if crashed and wanted:
+            self._blame(wanted[0], "left while it held the request")
+        return tuple(sorted(a.ask.request for a in wanted if self._put_back(a)))
+
+    def dispatch(self, now: float) -> list[Assignment]:
+        """Give requests away as window and credit allow; the caller sends what is returned.
+
+        Requests that were put back come first, then new ones, each in order of rows.
+        """
+        self._tick(now)
+        given: list[Assignment] = []
+        for teacher in self._teachers.values():
+            if teacher.roster.replicas:
+                if teacher.back:
+                    self._give_again(teacher, given)
+                self._give_new(teacher, given)
+        return given
+
+    def _give_again(self, teacher: _Teacher, given: list[Assignment]) -> None:
+        for request in sorted(teacher.back):
+            ask = teacher.asks[request]
+            replica = teacher.roster.choose(ask.blame)
+            if replica is not None:
+                teacher.back.remove(request)
+                given.append(self._grant(ask, replica.name))
+
+    def _give_new(self, teacher: _Teacher, given: list[Assignment]) -> None:
+        window, choose = self._window, teacher.roster.choose
+        while teacher.next < window.requests:
+            request = teacher.next
+            replica = choose()
+            if replica is None or not window.admit(request):
+                return
+            ask = Ask(teacher.name, request, window.expected(request, teacher.name))
+            teacher.asks[request] = ask
+            teacher.next += 1
+            given.append(self._grant(ask, replica.name))
+
+    def _grant(self, ask: Ask, replica: str) -> Assignment:
+        start, stop = self._window.span(ask.request)
+        given = Assignment(ask.teacher, replica, self.next_lease, ask.request, start, stop)
+        self.next_lease += 1
+        holder = self._teachers[ask.teacher].roster.replicas[replica]
+        self._leases.grant(given, ask, holder, self._now)
+        return given
+
+    def renew(self, leases: Iterable[int], now: float) -> None:
+        """A heartbeat named these leases: they last from now on; unknown ones are left alone."""
+        self._tick(now)
+        self._leases.renew(leases, self._now)
+
+    def deadline(self) -> float | None:
+        """When `expire` next has something to do, in seconds on the caller's clock."""
+        return self._leases.deadline
+
+    def expire(self, now: float) -> list[Assignment]:
+        """Put back the requests whose lease has run out.
+
+        Their replicas get no more work until something is heard of them, while there are others.
+
+        Returns:
+            The assignments that ran out, the oldest first.
+        """
+        self._tick(now)
+        overdue = self._leases.overdue(self._now)
+        for lease in overdue:
+            lease.replica.quiet = True
+            if self._end(lease):
+                self._put_back(lease)
+        self.counters.expired += len(overdue)
+        return [lease.assignment for lease in overdue]
+
+    def accept(self, lease: int, nbytes: int) -> bool:
+        """A reply came.
+
+        Args:
+            nbytes: bytes it takes until it is yielded.
+
+        Returns:
+            Whether it is the first for its request and teacher; otherwise drop it.
+        """
+        found = self._leases.close(lease)
+        if found is None or found.ask.answered:
+            self.counters.duplicates += 1
+            return False
+        self.counters.answered += 1
+        self._answer(found.ask)
+        self._window.settle(found.ask.request, found.ask.teacher, nbytes)
+        return True
+
+    def _answer(self, ask: Ask) -> None:
+        teacher = self._teachers[ask.teacher]
+        ask.answered = True
+        self._leases.forget(ask.late)
+        del teacher.asks[ask.request]
+        teacher.back.discard(ask.request)
+        teacher.ahead.add(ask.request)
+        while teacher.low in teacher.ahead:
+            teacher.ahead.remove(teacher.low)
+            teacher.low += 1
+
+    def refuse(self, lease: int, reason: str, now: float, *, final: bool = False) -> None:
+        """A replica will not answer: put the request back, or find it poisoned.
+
+        Args:
+            reason: what it said.
+            final: no replica can ever answer it; it is poisoned at once.
+        """
+        self._tick(now)
+        found = self._leases.close(lease)
+        if found is None or found.ask.answered:
+            return
+        self.counters.refused += 1
+        self._blame(found, reason, final)
+        if found.ask.lease is None:
+            self._put_back(found)
+
+    def ready(self) -> int:
+        """The row up to which every teacher has answered, cut down to whole batches or the end."""
+        low = min([teacher.low for teacher in self._teachers.values()])
+        if low >= self._window.requests:
+            return self.rows
+        return self._window.span(low)[0] // self.batch * self.batch
+
+    def advance(self, stop: int) -> list[int]:
+        """The rows up to `stop` were yielded.
+
+        Returns:
+            The requests that are now yielded whole; their payloads may go.
+
+        Raises:
+            ConfigError: `stop` is before the head, past `ready`, or within a batch.
+        """
+        cut = stop % self.batch and stop != self.rows
+        if cut or not self.head <= stop <= self.ready():
+            raise ConfigError(
+                f"rows up to {stop} cannot have been yielded: the head is {self.head}, ready is "
+                f"{self.ready()}, a batch has {self.batch} rows"
+            )
+        return self._window.advance(stop)
+
+    def cancel_all(self) -> list[Assignment]:
+        """Take back whatever is in flight; replies to it are duplicates from now on."""
+        live = self._leases.live
+        for lease in live:
+            wanted = self._end(lease)
+            self._leases.forget([lease.assignment.lease])
+            if wanted:
+                self._teachers[lease.ask.teacher].back.add(lease.ask.request)
+        return [lease.assignment for lease in live]
+
+    def _end(self, lease: Lease) -> bool:
+        """Give the lease's credit back; whether its request is still wanted."""
+        self._leases.end(lease)
+        return not lease.ask.answered
+
+    def _put_back(self, lease: Lease) -> bool:
+        """Let the request be given away again, to another replica if there is one."""
+        ask = lease.ask
+        ask.blame.setdefault(lease.replica.name, 0)
+        if self._is_poison(ask):
+            return False
+        self._teachers[ask.teacher].back.add(ask.request)
+        self.counters.requeued += 1
+        return True
+
+    def _blame(self, lease: Lease, reason: str, final: bool = False) -> None:
+        """Count an attempt of the lease's replica at its request."""
+        ask, name = lease.ask, lease.replica.name
+        ask.blame[name] = ask.blame.get(name, 0) + 1
+        ask.reasons.append(f"{name}: {reason}")
+        if self.poisoned is None and (final or self._failed_too_often(ask)):
+            start, stop = self.span(ask.request)
+            attempts, reasons = sum(ask.blame.values()), tuple(ask.reasons)
+            self.poisoned = Poisoned(ask.teacher, ask.request, start, stop, attempts, reasons)
+
+    def _failed_too_often(self, ask: Ask) -> bool:
+        """Whether its attempts are used up, on two replicas where there are two."""
+        culprits = {name for name, count in ask.blame.items() if count}
+        others = self._teachers[ask.teacher].roster.replicas.keys() - culprits
+        spent = sum(ask.blame.values()) >= self.attempts
+        return spent and (len(culprits) > 1 or not others)
+
+    def _is_poison(self, ask: Ask) -> bool:
+        found = self.poisoned
+        return found is not None and (found.teacher, found.request) == (ask.teacher, ask.request)
+
+    def _tick(self, now: float) -> None:
+        # A clock that goes back would leave the leases out of order.
+        self._now = max(self._now, now)
+
+    def _teacher(self, name: str) -> _Teacher:
+        found = self._teachers.get(name)
+        if found is None:
+            raise ConfigError(f"no teacher {name!r}; there are {', '.join(self._teachers)}")
+        return found
+
+
+def _check(row_bytes: Mapping[str, float], window_bytes: int, lease: float) -> None:
+    if not row_bytes or min(row_bytes.values()) < 0:
+        raise ConfigError(
+            f"row_bytes is {dict(row_bytes)}; expected at least one teacher, sizes not below 0"
+        )
+    if window_bytes < 0:
+        raise ConfigError(f"window_bytes is {window_bytes}; expected at least 0")
+    if not lease > 0:
+        raise ConfigError(f"lease is {lease} seconds; expected more than 0")
