@@ -59,10 +59,12 @@ class Ragged:
 
     def __post_init__(self) -> None:
         if self._offsets is None:
-            _check_lengths(self.lengths)
-            if int(self.lengths.sum()) != rows_of(self.values):
+            rows = rows_of(self.values)
+            longest = _check_lengths(self.lengths)
+            # A length beyond the rows could make the sum wrap around.
+            if longest > rows or int(self.lengths.sum()) != rows:
                 raise SchemaError(
-                    f"a ragged value has {rows_of(self.values)} packed rows, but its lengths add "
+                    f"a ragged value has {rows} packed rows, but its lengths, up to {longest}, add "
                     f"up to {int(self.lengths.sum())}"
                 )
 
@@ -140,13 +142,13 @@ class Ragged:
             >>> Ragged.from_padded(torch.tensor([[1, 2], [3, 0]]), torch.tensor([2, 1])).values
             tensor([1, 2, 3])
         """
-        _check_lengths(lengths)
+        longest = _check_lengths(lengths)
         shape = values.shape if isinstance(values, Tensor) else values.values.shape
         lengths = lengths.to(values.device, torch.int64)
-        if len(shape) < 2 or lengths.shape[0] != shape[0] or bool((lengths > shape[1]).any()):
+        if len(shape) < 2 or lengths.shape[0] != shape[0] or longest > shape[1]:
             raise SchemaError(
                 f"padded values of shape {tuple(shape)} do not hold {lengths.shape[0]} samples of "
-                f"up to {int(lengths.max()) if len(lengths) else 0} rows"
+                f"up to {longest} rows"
             )
         return Ragged(values[_within(lengths, shape[1])], lengths)
 
@@ -177,10 +179,15 @@ def _within(lengths: Tensor, longest: int) -> Tensor:
     return torch.arange(longest, device=lengths.device) < lengths.unsqueeze(1)
 
 
-def _check_lengths(lengths: Tensor) -> None:
+def _check_lengths(lengths: Tensor) -> int:
+    """The longest; `SchemaError` unless lengths are integers ``[n]``, none negative."""
     if lengths.ndim != 1 or lengths.is_floating_point() or lengths.dtype is torch.bool:
         raise SchemaError(
             f"lengths must be integers [n], found {lengths.dtype} {tuple(lengths.shape)}"
         )
-    if len(lengths) and int(lengths.min()) < 0:
-        raise SchemaError(f"lengths must not be negative, found {int(lengths.min())}")
+    if not len(lengths):
+        return 0
+    shortest, longest = (int(x) for x in lengths.aminmax())
+    if shortest < 0:
+        raise SchemaError(f"lengths must not be negative, found {shortest}")
+    return longest

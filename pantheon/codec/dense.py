@@ -136,6 +136,10 @@ class BFloat16(_Float):
     dtype, relative, smallest = torch.bfloat16, 2.0**-8, 2.0**-134
 
 
+_LARGEST_SCALE = float.fromhex("0x1.020406p+121")
+"""The float32 below max / 127: 127 times it does not overflow."""
+
+
 class Int8(Codec):
     """8-bit integers and a float32 scale, absmax / 127, per row (all of a sample's elements).
 
@@ -156,6 +160,7 @@ class Int8(Codec):
         scale = _absmax(rows) / 127
         if not bool(scale.isfinite().all()):
             raise CodecError(f"field {spec.name!r} holds NaN or infinity, which int8 cannot carry")
+        scale.clamp_(max=_LARGEST_SCALE)
         coded = rows / torch.where(scale > 0, scale, 1.0).view(-1, *[1] * (rows.ndim - 1))
         return [coded.round_().clamp_(-127, 127).to(torch.int8).contiguous(), scale]
 

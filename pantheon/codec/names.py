@@ -78,12 +78,12 @@ def parse_name(name: str) -> CodecName:
     if name in DENSE:
         return CodecName(name)
     kind, _, rest = name.partition(":")
-    count, _, dtype = rest.partition(":")
-    k, _, heat = count.partition("@")
+    count, typed, dtype = rest.partition(":")
+    k, heated, heat = count.partition("@")
     if kind == "topk":
         try:
-            numbers = tuple(float(t) for t in heat.split(",")) if heat else (1.0,)
-            return topk_name(int(k), numbers, dtype or "float32")
+            numbers = tuple(float(t) for t in heat.split(",")) if heated else (1.0,)
+            return topk_name(int(k), numbers, dtype if typed else "float32")
         except ValueError as error:
             if isinstance(error, CodecError):
                 raise

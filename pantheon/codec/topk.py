@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from pantheon.buffers import TORCH_DTYPES
 from pantheon.codec.base import Codec
-from pantheon.codec.dense import narrow, require_float
-from pantheon.codec.names import CodecName, parse_name, topk_name
+from pantheon.codec.dense import BFloat16, Float16, Float32, narrow, require_float
+from pantheon.codec.names import CodecName, topk_name
 from pantheon.errors import CodecError, UndeclaredTemperature
 from pantheon.ragged import Rows
 from pantheon.schema import FieldSpec
 from pantheon.topk import TopKLogits
+
+_KEPT: Mapping[str, Codec] = {c.name: c for c in (Float32(), Float16(), BFloat16())}
 
 
 class TopK(Codec):
@@ -53,7 +55,10 @@ class TopK(Codec):
 
     def encode_rows(self, value: Rows, spec: FieldSpec) -> list[Tensor]:
         if isinstance(value, Tensor):
-            top = top_k(require_float(value, spec), self.k, self.temperatures)
+            logits = require_float(value, spec)
+            if logits.dtype is torch.float64:
+                logits = narrow(logits, torch.float32, spec.name)
+            top = top_k(logits, self.k, self.temperatures)
         else:
             top = self._require_fit(value, spec)
         kept = narrow(top.values, TORCH_DTYPES[self.dtype], spec.name)
@@ -65,14 +70,15 @@ class TopK(Codec):
 
     def decode_rows(self, parts: Sequence[Tensor], spec: FieldSpec) -> Rows:
         values, indices, tail = parts
+        # An index beyond the classes would be a fault on a GPU, far from its cause.
+        _require_indices(indices, spec.shape[-1], spec.name)
         return TopKLogits(
             values.to(torch.float32), indices, tail, self.temperatures, spec.shape[-1]
         )
 
     def bound(self, value: Tensor) -> Tensor:
         """Of the kept logits, not of the tail."""
-        dense = parse_codec_dtype(self.dtype)
-        return value.abs().double() * dense[0] + dense[1]
+        return _KEPT[self.dtype].bound(value)
 
     def _require_fit(self, value: Rows, spec: FieldSpec) -> TopKLogits:
         """Top-k that the teacher computed itself, if it is what the field says."""
@@ -100,12 +106,6 @@ class TopK(Codec):
         return TopKLogits(value.values, value.indices, tail, self.temperatures, classes)
 
 
-def parse_codec_dtype(dtype: str) -> tuple[float, float]:
-    """Relative and absolute error of float32 numbers cast to a dtype."""
-    errors = {"float32": (0.0, 0.0), "float16": (2.0**-11, 2.0**-25)}
-    return errors.get(parse_name(dtype).kind, (2.0**-8, 2.0**-134))
-
-
 def _require_indices(indices: Tensor, classes: int, field: str) -> None:
     if indices.is_floating_point() or indices.dtype is torch.bool:
         raise CodecError(f"field {field!r} has top-k indices of {indices.dtype}; expected integers")
@@ -126,15 +126,11 @@ def top_k(logits: Tensor, k: int, temperatures: Sequence[float] = (1.0,)) -> Top
         >>> top.indices.tolist(), top.tail.tolist()
         ([[1, 2]], [[0.0]])
     """
-    # Half precision would round the tail; float64 keeps its own until it is coded.
-    logits = logits if logits.dtype is torch.float64 else logits.float()
-    classes = logits.shape[-1]
+    logits, classes = logits.float(), logits.shape[-1]
     values, indices = logits.topk(min(k, classes), dim=-1)
     if k >= classes:
         tail = logits.new_full((*logits.shape[:-1], len(temperatures)), float("-inf"))
     else:
         rest = logits.scatter(-1, indices, float("-inf"))
         tail = torch.stack([(rest / t).logsumexp(-1) for t in temperatures], dim=-1)
-    return TopKLogits(
-        values.float(), indices.int(), tail.float(), tuple(map(float, temperatures)), classes
-    )
+    return TopKLogits(values, indices.int(), tail, tuple(map(float, temperatures)), classes)

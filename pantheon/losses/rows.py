@@ -100,8 +100,8 @@ def _require_fit(logits: Tensor, teacher: TeacherRows) -> None:
         found = (*kept, teacher.classes)
     if found != tuple(logits.shape):
         raise SchemaError(
-            f"the student's logits are {tuple(logits.shape)}, the teacher's {found}; expected equal "
-            "shapes, classes last (packed rows where the teacher is ragged)"
+            f"the student's logits are {tuple(logits.shape)}, the teacher's {found}; expected "
+            "equal shapes, classes last (packed rows where the teacher is ragged)"
         )
 
 
