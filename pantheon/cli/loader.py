@@ -10,7 +10,6 @@ from pantheon.errors import ConfigError
 from pantheon.reference import resolve
 from student_client import KnowledgeLoader
 
-
 KEYS = (
     *("batch_size", "shuffle", "seed", "drop_last", "views", "num_workers", "teachers", "fields"),
     *("request_rows", "window_bytes", "max_requests", "patience", "lease", "integrity"),

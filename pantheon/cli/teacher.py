@@ -10,7 +10,6 @@ from pantheon.cli.build import dataset_from, function_from, model_from
 from pantheon.config import TeacherConfig
 from teacher_server import Teacher
 
-
 KEYS = (
     *("revision", "name", "devices", "deterministic", "fixed_rows", "features", "buckets"),
     *("batch_rows", "finite", "views", "dataset_fingerprint", "labels"),

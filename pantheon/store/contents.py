@@ -91,15 +91,15 @@ def _sample(reader: KnowledgeReader, rows: int) -> list[dict[str, Any]]:
     view, ids = reader.first(rows)
     values = decode(reader.schema, reader.read(ids, np.full_like(ids, view)))
     return [
-        {"id": int(i), "view": view, **{name: _shown(value[k]) for name, value in values.items()}}
+        {"id": int(i), "view": view, **{name: shown(value[k]) for name, value in values.items()}}
         for k, i in enumerate(ids)
     ]
 
 
-def _shown(value: Any) -> Any:
+def shown(value: Any) -> Any:
     """Shape and first numbers of a tensor; the parts of anything made of several."""
     parts = getattr(value, "__dataclass_fields__", None)
     if parts is not None:
-        return {k: _shown(getattr(value, k)) for k in parts if hasattr(getattr(value, k), "shape")}
+        return {k: shown(getattr(value, k)) for k in parts if hasattr(getattr(value, k), "shape")}
     flat = value.reshape(-1)[:MAX_VALUES].tolist()
     return {"shape": list(value.shape), "first": flat}
