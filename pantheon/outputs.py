@@ -38,7 +38,7 @@ class Form:
     def __str__(self) -> str:
         top = f", top-k of {self.classes} at T {self.temperatures}" if self.classes else ""
         rows = "packed rows of " if self.ragged else "rows of "
-        return f"{rows}{str(self.dtype).removeprefix('torch.')}{list(self.shape)}{top}"
+        return f"{rows}{str(self.dtype).removeprefix('torch.')}{self.shape}{top}"
 
 
 def form_of(value: Value) -> Form:
@@ -46,7 +46,7 @@ def form_of(value: Value) -> Form:
 
     Example:
         >>> str(form_of(torch.zeros(4, 10)))
-        'rows of float32[10]'
+        'rows of float32(10,)'
     """
     if isinstance(value, Ragged):
         inner = form_of(value.values)
