@@ -198,4 +198,4 @@ def test_a_dump_without_inputs_is_dumped_by_ids(tmp_path: Path) -> None:
     )
     teacher.dump(str(tmp_path / "d"))
     with KnowledgeReader(tmp_path / "d") as reader:
-        assert reader.read(np.array([49, 3]))[0].tolist() == [[98], [6]]
+        assert reader.read(np.array([49, 3]))[0].tolist() == [[49], [3]]
