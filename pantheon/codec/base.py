@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from pantheon.buffers import from_raw, to_raw
 from pantheon.codec.parts import field_parts, schema_parts
 from pantheon.errors import CodecError
 from pantheon.knowledge import Value, value_rows
@@ -112,7 +113,15 @@ class SchemaCodec:
         if len(parts) != len(self.parts):
             names = ", ".join(p.name for p in self.parts)
             raise CodecError(f"{len(parts)} coded parts; expected {names}")
+        parts = [_trainable(p) for p in parts]
         return {
             spec.name: codec.decode(parts[start:stop], spec)
             for spec, codec, start, stop in self._plan
         }
+
+
+def _trainable(part: Tensor) -> Tensor:
+    """A part that a loss may save for its backward pass, which inference tensors refuse."""
+    if not part.is_inference() or torch.is_inference_mode_enabled():
+        return part
+    return from_raw(to_raw(part)) if part.device.type == "cpu" else part.clone()

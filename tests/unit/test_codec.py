@@ -29,7 +29,7 @@ from pantheon.codec import (
 from pantheon.errors import CodecError, SchemaError
 from pantheon.knowledge import Ragged, Value
 from pantheon.schema import FieldSpec, KnowledgeSchema
-from tests.unit.values import logits, same
+from tests.unit.values import logits, same, tensors_of
 
 DENSE: tuple[Codec, ...] = (Raw(), Float32(), Float16(), BFloat16(), Int8())
 
@@ -221,6 +221,16 @@ def test_nan_and_infinity_that_the_teacher_allowed_travel(codec: str) -> None:
 def test_int8_refuses_nan_and_infinity(value: float) -> None:
     with pytest.raises(CodecError, match="'x' holds NaN or infinity"):
         spec_for("x", "int8", torch.tensor([[1.0, value]]))
+
+
+@pytest.mark.parametrize("codec", ["float32", "float16", "int8", "topk:2"])
+def test_a_local_teachers_knowledge_can_be_trained_on(codec: str) -> None:
+    with torch.inference_mode():
+        value = logits(2, 3) * 1
+        schema = KnowledgeSchema((spec_for("x", codec, value),))
+        parts = encode(schema, {"x": value})
+    assert all(p.is_inference() for p in parts)
+    assert not any(t.is_inference() for t in tensors_of(decode(schema, parts)["x"]))
 
 
 def test_gradients_do_not_travel() -> None:
