@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from pantheon.testing.events import expect, next_event
-from pantheon.testing.transports import TransportContract
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["TransportContract", "expect", "next_event"]
+from pantheon.testing.events import expect, expect_from, next_event
+
+if TYPE_CHECKING:
+    from pantheon.testing.transports import TransportContract
+
+__all__ = ["TransportContract", "expect", "expect_from", "next_event"]
+
+
+def __getattr__(name: str) -> Any:
+    # The suite needs pytest; waiting for events does not.
+    if name == "TransportContract":
+        from pantheon.testing.transports import TransportContract
+
+        return TransportContract
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -35,9 +35,9 @@ def connect(address: str, *, limits: Limits = DEFAULT_LIMITS) -> Connection:
         ConfigError: an address that cannot be.
 
     Example:
-        >>> with_ = connect("tcp://127.0.0.1:9"); with_.address
+        >>> teacher = connect("tcp://127.0.0.1:9"); teacher.address
         'tcp://127.0.0.1:9'
-        >>> with_.close()
+        >>> teacher.close()
     """
     where = parse_address(address)
     if where.scheme == "inproc":

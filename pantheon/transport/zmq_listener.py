@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -54,6 +55,7 @@ class ZmqListener(Listener):
         self._socket.setsockopt(zmq.BACKLOG, BACKLOG)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         self._closed = False
+        self._file: tuple[str, int] | None = None
         try:
             self.address = self._bind(address)
         except BaseException:
@@ -77,6 +79,8 @@ class ZmqListener(Listener):
                 f"cannot listen at {endpoint}: {error.strerror}; stop what listens there, or "
                 "choose another address (port 0 takes a free one)"
             ) from None
+        if address.path:
+            self._file = (address.path, os.stat(address.path).st_ino)
         return str(self._socket.get_string(zmq.LAST_ENDPOINT)).rstrip("\0")
 
     @property
@@ -153,10 +157,19 @@ class ZmqListener(Listener):
         if self._closed:
             return
         self._closed = True
+        if self._file is not None:
+            _remove(*self._file)
         self._socket.disable_monitor()
         self._monitor.close(0)
         self._socket.close(int(LINGER_S * 1000))
         self._context.term()
+
+
+def _remove(path: str, inode: int) -> None:
+    """Remove our socket file, which libzmq leaves behind, unless it is another's by now."""
+    with contextlib.suppress(FileNotFoundError):
+        if os.stat(path).st_ino == inode:
+            os.unlink(path)
 
 
 def _clear_stale(address: Address) -> None:

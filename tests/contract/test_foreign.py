@@ -16,8 +16,7 @@ import zmq
 
 from pantheon.errors import ProtocolError, UnknownHost, VersionMismatch
 from pantheon.messages import Hello, Limits, RawTensor, Refused, Score, Scored
-from pantheon.testing import expect, next_event
-from pantheon.testing.events import expect_from
+from pantheon.testing import expect, expect_from, next_event
 from pantheon.transport import Connected, Lost, connect, listen
 from pantheon.wire import MAGIC, pack, unpack
 
@@ -248,6 +247,19 @@ def test_a_reply_beyond_the_limits_breaks_the_connection() -> None:
     lost = expect(connection, Lost)
     assert isinstance(lost.error, ProtocolError)
     assert "at most 4096" in lost.reason
+    connection.close()
+    listener.close()
+
+
+def test_a_frame_beyond_the_limits_is_a_loss_and_the_connection_made_again() -> None:
+    listener = listen("tcp://127.0.0.1:0")
+    connection = connect(listener.address, limits=Limits(max_reply_bytes=4096))
+    expect(connection, Connected)
+    assert connection.send(Hello("s"))
+    peer, _ = expect_from(listener, Hello)
+    assert listener.send(peer, Scored(1, "r", 1, (RawTensor("int8", (9000,), bytes(9000)),)))
+    assert not expect(connection, Lost).fatal
+    expect(connection, Connected)
     connection.close()
     listener.close()
 
