@@ -1,26 +1,23 @@
-"""Requests and answers of one epoch: who is asked for what, what counts, what is asked again."""
+"""Requests and answers of one epoch: what counts, what is asked again, what cannot be answered."""
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from pantheon.errors import PantheonError
-from pantheon.ledger import Assignment, Ledger, Poisoned
-from pantheon.messages import Cancel, Heartbeat, RawTensor, Refused, Scored
+from pantheon.errors import TeacherUnavailable
+from pantheon.ledger import Assignment, Ledger
+from pantheon.messages import Heartbeat, RawTensor, Refused, Scored
 from student_client.assemble import Piece
 from student_client.check import check_scored, intact
-from student_client.fleet import RETRY_S, Fleet
-from student_client.itinerary import Itinerary, Stretch, joined
+from student_client.fleet import Fleet
+from student_client.itinerary import Itinerary, Stretch
 from student_client.known import KnownTeacher
+from student_client.outbox import Outbox
 from student_client.plan import MergePlan
-from student_client.refusals import LATER, final_error
+from student_client.refusals import LATER, final_error, poison_error
 from student_client.replica import Replica
-from student_client.requests import Request
 from student_client.stats import Totals
 
 logger = logging.getLogger(__name__)
@@ -56,7 +53,7 @@ class Delivery:
         weights: coded bytes of a row of each teacher, as far as known.
         epoch: which one.
         head: local rows that were yielded before.
-        totals: where waiting is counted, and the last number a request had on the wire.
+        totals: where waiting is counted, and the next number a request may have on the wire.
     """
 
     def __init__(
@@ -72,13 +69,16 @@ class Delivery:
         head: int,
         totals: Totals,
     ) -> None:
-        order = itinerary.order
-        self.fleet, self.teachers, self.plan, self.itinerary = fleet, teachers, plan, itinerary
-        self.pace, self.epoch = pace, epoch
-        self.totals = totals
+        self.fleet, self.teachers, self.plan, self.itinerary = (
+            fleet,
+            dict(teachers),
+            plan,
+            itinerary,
+        )
+        self.pace, self.epoch, self.totals = pace, epoch, totals
         self.ledger = Ledger(
-            rows=order.rows,
-            batch=order.batch_size,
+            rows=itinerary.order.rows,
+            batch=itinerary.order.batch_size,
             request=pace.request_rows,
             row_bytes=weights,
             window_bytes=pace.window_bytes,
@@ -88,13 +88,9 @@ class Delivery:
             head=head,
             first_lease=totals.next_lease,
         )
-        self._requests: dict[int, Request] = {}
+        self.outbox = Outbox(fleet, plan, itinerary, epoch)
         self._pieces: dict[int, dict[str, Piece]] = {}
-        self._asked: dict[int, tuple[Assignment, Replica]] = {}
-        self._later: deque[tuple[float, int]] = deque()
-        self._replicas = {(r.teacher, r.address): r for r in fleet.replicas}
-        for teacher in teachers.values():
-            teacher.rows = head
+        self._silence = dict.fromkeys(teachers, 0.0)
         fleet.handler = self
         for replica in fleet.replicas:
             if replica.up:
@@ -113,101 +109,95 @@ class Delivery:
 
     def rows(self, start: int, stop: int) -> Stretch:
         """The ids of some rows that were asked for."""
-        return joined([self._requests[n].rows for n in self.numbers(start, stop)], start, stop)
+        return self.outbox.rows(self.numbers(start, stop), start, stop)
 
     def wait_past(self, head: int) -> int:
-        """Wait until rows past `head` are answered by all teachers; answers up to which."""
+        """Wait until rows past `head` are answered by all teachers; answers up to which.
+
+        Raises:
+            PantheonError: what any teacher, or the way to it, is not able to do.
+        """
         while (ready := self.ledger.ready()) <= head:
             self._wait()
         return ready
 
     def release(self, head: int) -> None:
         """Let go of what is yielded wholly, and ask for more in its place."""
-        for number in self.ledger.advance(head):
-            self._pieces.pop(number, None)
-            self._requests.pop(number, None)
+        yielded = self.ledger.advance(head)
+        for number in yielded:
+            del self._pieces[number]
+        self.outbox.release(yielded)
         self._dispatch()
 
     def _wait(self) -> None:
-        """Wait for events, then for those who let their leases run out."""
-        clock = self.fleet.clock
-        before = clock()
-        times = [self.ledger.deadline(), self._later[0][0] if self._later else None]
+        """Wait for events, and only then look whose leases have run out."""
+        before = self.fleet.clock()
+        times = [self.ledger.deadline(), self.outbox.next_resend, self._patience_ends(before)]
         self.fleet.pump(min((t for t in times if t is not None), default=None))
-        now = clock()
+        now = self.fleet.clock()
         self.totals.wait += now - before
-        deadline = self.ledger.deadline()
-        if deadline is not None and now >= deadline:
-            self._expire(now)
-        while self._later and self._later[0][0] <= now:
-            self._resend(self._later.popleft()[1], now)
+        self._expire(now)
+        self.ledger.renew(self.outbox.resend(now, self.teachers), now)
+        self._lose_patience(now - before)
         self._dispatch()
 
-    def _resend(self, lease: int, now: float) -> None:
-        """Ask a replica that was busy once more, unless its lease went to another meanwhile."""
-        if lease in self._asked:
-            assignment, replica = self._asked[lease]
-            self.ledger.renew([lease], now)
-            self._send(assignment, replica)
-
     def _expire(self, now: float) -> None:
-        safe = [n for n, (_, replica) in self._asked.items() if not replica.supervised]
-        self.ledger.renew(safe, now)
-        for assignment in self.ledger.expire(now):
-            self._asked.pop(assignment.lease, None)
+        deadline = self.ledger.deadline()
+        if deadline is None or now < deadline:
+            return
+        self.ledger.renew(self.outbox.unsupervised(), now)
+        for overdue in self.ledger.expire(now):
+            self.outbox.overdue(overdue.lease)
             logger.warning(
                 "teacher %r at %s was silent for %g s about rows %d to %d; asking again",
-                assignment.teacher,
-                assignment.replica,
+                overdue.teacher,
+                overdue.replica,
                 self.pace.lease,
-                assignment.start,
-                assignment.stop - 1,
+                overdue.start,
+                overdue.stop - 1,
             )
+
+    def _patience_ends(self, now: float) -> float | None:
+        """When we may have waited too long for replicas that are up but say nothing."""
+        left = [self.fleet.patience - self._silence[t] for t in self.ledger.waiting_for()]
+        return now + max(0.0, min(left)) if left else None
+
+    def _lose_patience(self, waited: float) -> None:
+        for teacher in self.ledger.waiting_for():
+            replicas = self.fleet.up(teacher)
+            if not replicas or not replicas[0].supervised:
+                continue
+            self._silence[teacher] += waited
+            if self._silence[teacher] >= self.fleet.patience:
+                self._silence[teacher] = 0
+                raise TeacherUnavailable(
+                    f"teacher {teacher!r} is connected at {', '.join(r.address for r in replicas)} "
+                    f"but has said nothing for {self.fleet.patience:g} s while rows "
+                    f"{self.ledger.head} on are waited for; see whether it hangs, or wait longer "
+                    "with patience="
+                )
 
     def _dispatch(self) -> None:
         now = self.fleet.clock()
         while assignments := self.ledger.dispatch(now):
             for assignment in assignments:
-                self._ask(assignment)
-
-    def _ask(self, assignment: Assignment) -> None:
-        teacher = self.teachers[assignment.teacher]
-        replica = self._replicas[assignment.teacher, assignment.replica]
-        if not replica.up:
-            return  # left since this round of assignments was made; the ledger knows
-        request = self._request(assignment)
-        if len(request.ids_for(teacher.name)) == 0:
-            self._accept(assignment, teacher, ())
-            return
-        self._asked[assignment.lease] = assignment, replica
-        self._send(assignment, replica)
-
-    def _send(self, assignment: Assignment, replica: Replica) -> None:
-        request = self._requests[assignment.request]
-        reader = self.teachers[replica.teacher].reader
-        if not replica.send(request.score(assignment.lease, replica.teacher, reader)):
-            self.fleet.postpone(replica, "it takes no messages")
-
-    def _request(self, assignment: Assignment) -> Request:
-        request = self._requests.get(assignment.request)
-        if request is None:
-            rows = self.itinerary.stretch(self.epoch, assignment.start, assignment.stop)
-            view = self.itinerary.view(self.epoch)
-            views = np.full(len(rows.ids), view, np.int64) if view else None
-            request = Request(rows, self.plan.wanted(rows.ids), views)
-            self._requests[assignment.request] = request
-        return request
+                teacher = self.teachers[assignment.teacher]
+                if len(self.outbox.request(assignment).ids_for(teacher.name)):
+                    self.outbox.ask(assignment, teacher)
+                else:
+                    self._accept(assignment, teacher, ())
+        self.totals.next_lease = self.ledger.next_lease
 
     def scored(self, replica: Replica, message: Scored) -> None:
         """Take an answer in; one that nobody waits for is counted and dropped."""
         teacher = self.teachers[replica.teacher]
-        entry = self._asked.pop(message.request, None)
-        if entry is None or entry[1] is not replica:
+        self._silence[replica.teacher] = 0
+        assignment = self.outbox.take(message.request, replica)
+        if assignment is None:
             self.ledger.accept(message.request, 0)
             teacher.late += 1
             return
-        assignment = entry[0]
-        rows = len(self._requests[assignment.request].ids_for(replica.teacher))
+        rows = len(self.outbox.request(assignment).ids_for(replica.teacher))
         check_scored(teacher, replica, message, rows)
         if (wrong := intact(replica, message)) is not None:
             teacher.corrupt += 1
@@ -222,77 +212,77 @@ class Delivery:
         if not self.ledger.accept(assignment.lease, nbytes):
             teacher.late += 1
             return
-        request = self._requests[assignment.request]
-        piece = Piece(
-            assignment.start,
-            assignment.stop,
-            request.wanted.get(teacher.name),
-            teacher.codec,
-            parts,
-        )
+        wanted = self.outbox.request(assignment).wanted.get(teacher.name)
+        start, stop = assignment.start, assignment.stop
+        piece = Piece(start, stop, wanted, teacher.codec, parts)
         self._pieces.setdefault(assignment.request, {})[teacher.name] = piece
         teacher.bytes += nbytes
-        teacher.rows = max(teacher.rows, assignment.stop)
 
     def refused(self, replica: Replica, message: Refused) -> None:
         """Ask again elsewhere or later, or raise when that cannot help."""
-        entry = self._asked.pop(message.request or 0, None)
-        if entry is None or entry[1] is not replica:
+        self._silence[replica.teacher] = 0
+        assignment = self.outbox.take(message.request, replica)
+        if assignment is None:
             return
-        assignment = entry[0]
         self.teachers[replica.teacher].refused += 1
         if message.code == "busy":
-            self._asked[assignment.lease] = entry
-            self._later.append((self.fleet.clock() + RETRY_S, assignment.lease))
+            self.outbox.busy(assignment, replica)
             return
         if message.code in LATER:
-            self._asked[assignment.lease] = entry
             self.fleet.postpone(replica, f"{message.code}: {message.message}")
             return
-        ids = self._requests[assignment.request].ids_for(replica.teacher)
+        ids = self.outbox.request(assignment).ids_for(replica.teacher)
         error = final_error(replica.teacher, replica.address, message.code, message.message, ids)
         if error is not None:
             raise error
         self._again(assignment, replica, message.code, message.message)
 
     def _again(self, assignment: Assignment, replica: Replica, code: str, reason: str) -> None:
-        self._asked.pop(assignment.lease, None)
-        reason = f"{replica.address}: {reason}"
-        poisoned = self.ledger.refuse(assignment.lease, reason, self.fleet.clock())
-        logger.warning("teacher %r, rows %d on: %s", replica.teacher, assignment.start, reason)
-        if poisoned is not None:
-            raise self._poisoned(poisoned, code)
+        where = f"teacher {replica.teacher!r} at {replica.address}"
+        logger.warning("%s, rows %d on: %s", where, assignment.start, reason)
+        self.ledger.refuse(assignment.lease, reason, self.fleet.clock())
+        self._raise_poisoned(code)
 
-    def _poisoned(self, poisoned: Poisoned, code: str) -> PantheonError:
-        raise NotImplementedError
+    def _raise_poisoned(self, code: str) -> None:
+        """Raise when a request has failed too often."""
+        found = self.ledger.poisoned
+        if found is not None:
+            ids = self.outbox.requests[found.request].ids_for(found.teacher)
+            raise poison_error(found.teacher, code, found.attempts, found.reasons[-1], ids)
 
     def working(self, replica: Replica, message: Heartbeat) -> None:
         """Give a replica more time for what it works on."""
-        mine = [n for n in message.requests if n in self._asked]
-        self.ledger.renew(mine, self.fleet.clock())
+        self._silence[replica.teacher] = 0
+        self.ledger.renew(message.requests, self.fleet.clock())
 
     def joined(self, replica: Replica) -> None:
         """A replica may be asked."""
         self.ledger.join(replica.teacher, replica.address)
 
-    def left(self, replica: Replica) -> None:
+    def left(self, replica: Replica, *, crashed: bool) -> None:
         """What a replica was asked goes to others at once."""
-        for lease in [n for n, (_, r) in self._asked.items() if r is replica]:
-            del self._asked[lease]
-        again = self.ledger.leave(replica.teacher, replica.address)
+        self.outbox.forget(replica)
+        again = self.ledger.leave(replica.teacher, replica.address, crashed=crashed)
         logger.info("%d requests of teacher %r are put back", len(again), replica.teacher)
+        self._raise_poisoned("lost")
 
-    def in_flight(self, teacher: str) -> int:
-        """Requests that a teacher was asked and has not answered."""
-        return sum(a.teacher == teacher for a, _ in self._asked.values())
+    def counted(self) -> Totals:
+        """The loader's counts with this epoch's."""
+        counters, totals = self.ledger.counters, self.totals
+        return replace(
+            totals,
+            duplicates=totals.duplicates + counters.duplicates,
+            requeued=totals.requeued + counters.requeued,
+            expired=totals.expired + counters.expired,
+        )
 
     def close(self) -> None:
         """Tell the replicas that nobody waits any more, and let go of everything."""
-        wanted: dict[Replica, list[int]] = {}
-        for lease, (_, replica) in self._asked.items():
-            wanted.setdefault(replica, []).append(lease)
-        for replica, leases in wanted.items():
-            replica.send(Cancel(tuple(leases)))
-        self.ledger.cancel_all()
-        for held in (self._asked, self._pieces, self._requests):
-            held.clear()
+        counted = self.counted()
+        for name in ("duplicates", "requeued", "expired"):
+            setattr(self.totals, name, getattr(counted, name))
+        if self.fleet.handler is self:
+            self.fleet.handler = None
+        if not self.fleet.closed:
+            self.outbox.cancel()
+        self._pieces.clear()

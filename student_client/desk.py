@@ -199,10 +199,11 @@ class Desk:
             self._teacher = KnownTeacher.of(self._name, replica.welcome, None)
         self._tell()
 
-    def left(self, replica: Replica) -> None:
-        """Ask again what a replica took with it."""
-        for number in [n for n, s in self._sent.items() if s.replica is replica]:
-            self._again(number, "lost", replica.down)
+    def left(self, replica: Replica, *, crashed: bool) -> None:
+        """Ask again what a replica took with it; the oldest is blamed for a crash."""
+        lost = [n for n, s in self._sent.items() if s.replica is replica]
+        for number in lost:
+            self._again(number, "lost", replica.down, blame=crashed and number == lost[0])
 
     def working(self, replica: Replica, message: Heartbeat) -> None:
         """Give a replica more time for what it works on."""
@@ -234,8 +235,7 @@ class Desk:
         if sent is None or sent.replica is not replica:
             return
         if message.code == "busy":
-            del self._sent[message.request or 0]
-            self._waiting.append(sent.query)
+            self._again(message.request or 0, "busy", message.message, blame=False)
             self._pause = self._fleet.clock() + RETRY_S
             return
         if message.code in LATER:
@@ -249,10 +249,10 @@ class Desk:
         del self._sent[message.request or 0]
         sent.query.fail(error)
 
-    def _again(self, number: int, code: str, reason: str) -> None:
+    def _again(self, number: int, code: str, reason: str, *, blame: bool = True) -> None:
         sent = self._sent.pop(number)
         query, where = sent.query, sent.replica.address
-        query.tries += 1
+        query.tries += blame
         if query.tries < self._attempts:
             logger.warning("query %d to %s: %s; asking again", number, where, reason)
             self._waiting.append(query)

@@ -33,7 +33,7 @@ class Handler(Protocol):
     def joined(self, replica: Replica) -> None:
         """A replica may be asked."""
 
-    def left(self, replica: Replica) -> None:
+    def left(self, replica: Replica, *, crashed: bool) -> None:
         """A replica may not be asked any more; what it was asked is lost."""
 
     def scored(self, replica: Replica, message: Scored) -> None:
@@ -70,6 +70,7 @@ class Fleet:
         self.agreements = dict(agreements)
         self.patience, self.clock = patience, clock
         self.handler: Handler | None = None
+        self.closed = False
         self.losses: Counter[str] = Counter()
         self._waited = dict.fromkeys(agreements, 0.0)
         self._poller = zmq.Poller()
@@ -149,14 +150,15 @@ class Fleet:
                 continue
             self._waited[teacher] += waited
             if self._waited[teacher] >= self.patience:
-                self._give_up(teacher)
+                seconds, self._waited[teacher] = self._waited[teacher], 0.0
+                raise self._given_up(teacher, seconds)
 
-    def _give_up(self, teacher: str) -> None:
+    def _given_up(self, teacher: str, seconds: float) -> TeacherUnavailable:
         replicas = [r for r in self.replicas if r.teacher == teacher]
         where = "; ".join(f"{r.address}: {r.down}" for r in replicas)
-        raise TeacherUnavailable(
-            f"no replica of teacher {teacher!r} could be reached for {self._waited[teacher]:.1f} s "
-            f"({where}); start it, or wait longer with patience= (now {self.patience:g} s)"
+        return TeacherUnavailable(
+            f"no replica of teacher {teacher!r} could be reached for {seconds:.1f} s ({where}); "
+            f"start it, or wait longer with patience= (now {self.patience:g} s)"
         )
 
     def _drain(self, replica: Replica) -> None:
@@ -215,7 +217,7 @@ class Fleet:
         self._drop(replica, f"it said goodbye: {goodbye.reason or 'no reason given'}")
 
     def _lost(self, replica: Replica, lost: Lost) -> None:
-        self._drop(replica, lost.reason)
+        self._drop(replica, lost.reason, crashed=True)
         replica.retry_at, replica.error = None, lost.error
         if lost.error is None:
             return
@@ -228,7 +230,7 @@ class Fleet:
         self._drop(replica, reason)
         replica.retry_at = self.clock() + RETRY_S
 
-    def _drop(self, replica: Replica, reason: str) -> None:
+    def _drop(self, replica: Replica, reason: str, *, crashed: bool = False) -> None:
         replica.down = reason
         if not replica.up:
             return
@@ -236,10 +238,11 @@ class Fleet:
         self.losses[replica.teacher] += 1
         logger.warning("lost teacher %r at %s: %s", replica.teacher, replica.address, reason)
         if self.handler:
-            self.handler.left(replica)
+            self.handler.left(replica, crashed=crashed)
 
     def close(self) -> None:
         """Leave all replicas, without waiting for anything. Safe to call twice."""
+        self.closed = True
         _open.discard(self)
         for replica in self.replicas:
             replica.connection.close()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pantheon.codec.api import compiled
 from pantheon.codec.base import SchemaCodec
 from pantheon.codec.parts import PartsCheck
-from pantheon.messages import Scored, Welcome
+from pantheon.messages import Welcome
 from pantheon.reading import Reader
 
 
@@ -23,7 +23,6 @@ class KnownTeacher:
 
     Attributes:
         bytes: coded bytes accepted.
-        rows: rows answered in the epoch at hand, up to the furthest.
         late: answers nobody waited for any more.
         refused: requests it did not answer.
         corrupt: answers whose checksum was wrong.
@@ -35,7 +34,6 @@ class KnownTeacher:
     check: PartsCheck
     reader: Reader | None = None
     bytes: int = 0
-    rows: int = 0
     late: int = 0
     refused: int = 0
     corrupt: int = 0
@@ -46,7 +44,3 @@ class KnownTeacher:
         schema = welcome.schema
         own = None if welcome.accepts_ids else reader
         return cls(name, welcome, compiled(schema), PartsCheck(schema), own)
-
-    def weigh(self, scored: Scored) -> int:
-        """Coded bytes of an answer."""
-        return sum(memoryview(p.data).nbytes for p in scored.parts)

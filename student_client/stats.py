@@ -90,12 +90,13 @@ def loader_stats(
 ) -> LoaderStats:
     """A loader's numbers at this moment."""
     counted = epoch.delivery.counted() if epoch else totals
-    furthest = max((t.rows for t in teachers.values()), default=0)
+    rows = {name: epoch.delivery.ledger.answered(name) if epoch else 0 for name in teachers}
+    furthest = max(rows.values(), default=0)
     each = {
         name: TeacherStats(
             bytes=t.bytes,
-            lag=furthest - t.rows,
-            in_flight=epoch.delivery.in_flight(name) if epoch else 0,
+            lag=furthest - rows[name],
+            in_flight=epoch.delivery.outbox.in_flight(name) if epoch else 0,
             replicas=len(fleet.up(name)),
             losses=fleet.losses[name],
             late=t.late,

@@ -75,6 +75,7 @@ def check(ways: dict[str, dict[str, Any]], case: dict[str, Any], codec: str) -> 
         teachers=teachers,
         merge={"mean": "mean", "sum": "sum"},
         request_rows=rows_of(case["cut"], case["batch"]),
+        dataset_fingerprint="toy",
     ) as loader:
         orders = [check_epoch(loader, case["batch"], codec) for _ in range(EPOCHS)]
     in_order = torch.arange(SIZE)

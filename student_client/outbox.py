@@ -1,0 +1,137 @@
+"""What was asked of whom in one epoch: requests and their messages, sent and sent again."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+import numpy as np
+
+from pantheon.ledger import Assignment
+from pantheon.messages import Cancel
+from student_client.fleet import RETRY_S, Fleet
+from student_client.itinerary import Itinerary, Stretch, joined
+from student_client.known import KnownTeacher
+from student_client.plan import MergePlan
+from student_client.replica import Replica
+from student_client.requests import Request
+
+
+class Outbox:
+    """The requests of one epoch that are not yielded yet, and who was asked for them.
+
+    Args:
+        fleet: the replicas.
+        plan: who is asked for which rows.
+        itinerary: the ids of the rows.
+        epoch: which one.
+
+    Attributes:
+        requests: by number.
+        asked: by lease, who was asked; kept after the lease has run out, for a late answer.
+    """
+
+    def __init__(self, fleet: Fleet, plan: MergePlan, itinerary: Itinerary, epoch: int) -> None:
+        self.fleet, self.plan, self.itinerary, self.epoch = fleet, plan, itinerary, epoch
+        self.requests: dict[int, Request] = {}
+        self.asked: dict[int, tuple[Assignment, Replica]] = {}
+        self._overdue: list[int] = []
+        self._later: deque[tuple[float, int]] = deque()
+        self._replicas = {(r.teacher, r.address): r for r in fleet.replicas}
+
+    @property
+    def next_resend(self) -> float | None:
+        """When something is to be sent again, on the fleet's clock."""
+        return self._later[0][0] if self._later else None
+
+    def request(self, assignment: Assignment) -> Request:
+        """The request of an assignment."""
+        request = self.requests.get(assignment.request)
+        if request is None:
+            rows = self.itinerary.stretch(self.epoch, assignment.start, assignment.stop)
+            view = self.itinerary.view(self.epoch)
+            views = np.full(len(rows.ids), view, np.int64) if view else None
+            request = Request(rows, self.plan.wanted(rows.ids), views)
+            self.requests[assignment.request] = request
+        return request
+
+    def ask(self, assignment: Assignment, teacher: KnownTeacher) -> None:
+        """Send an assignment, unless its replica has left since it was made."""
+        replica = self._replicas[assignment.teacher, assignment.replica]
+        if replica.up:
+            self.asked[assignment.lease] = assignment, replica
+            self._send(assignment, replica, teacher)
+
+    def _send(self, assignment: Assignment, replica: Replica, teacher: KnownTeacher) -> None:
+        score = self.request(assignment).score(assignment.lease, teacher.name, teacher.reader)
+        if not replica.send(score):
+            self.fleet.postpone(replica, "it takes no messages")
+
+    def take(self, lease: int | None, replica: Replica) -> Assignment | None:
+        """Whose answer this is; None when nobody waits for it."""
+        entry = self.asked.get(lease if lease is not None else -1)
+        if entry is None or entry[1] is not replica or entry[0].request not in self.requests:
+            return None
+        del self.asked[entry[0].lease]
+        return entry[0]
+
+    def busy(self, assignment: Assignment, replica: Replica) -> None:
+        """Ask the same replica once more a little later."""
+        self.asked[assignment.lease] = assignment, replica
+        self._later.append((self.fleet.clock() + RETRY_S, assignment.lease))
+
+    def resend(self, now: float, teachers: dict[str, KnownTeacher]) -> list[int]:
+        """Send again what was put off until now; answers the leases."""
+        sent = []
+        while self._later and self._later[0][0] <= now:
+            lease = self._later.popleft()[1]
+            if lease in self.asked:
+                assignment, replica = self.asked[lease]
+                self._send(assignment, replica, teachers[assignment.teacher])
+                sent.append(lease)
+        return sent
+
+    def forget(self, replica: Replica) -> None:
+        """A replica left: it answers nothing any more."""
+        for lease in [n for n, (_, r) in self.asked.items() if r is replica]:
+            del self.asked[lease]
+
+    def overdue(self, lease: int) -> None:
+        """A lease has run out."""
+        self._overdue.append(lease)
+
+    def release(self, numbers: Iterable[int]) -> None:
+        """Let go of requests that are yielded."""
+        for number in numbers:
+            del self.requests[number]
+        if self._overdue:
+            self._overdue = [n for n in self._overdue if self._still_wanted(n)]
+
+    def _still_wanted(self, lease: int) -> bool:
+        if lease in self.asked and self.asked[lease][0].request in self.requests:
+            return True
+        self.asked.pop(lease, None)
+        return False
+
+    def rows(self, numbers: Iterable[int], start: int, stop: int) -> Stretch:
+        """The ids of local rows ``[start, stop)``, which these requests cover."""
+        return joined([self.requests[n].rows for n in numbers], start, stop)
+
+    def unsupervised(self) -> list[int]:
+        """Leases of work inside this process, which cannot get lost."""
+        return [n for n, (_, replica) in self.asked.items() if not replica.supervised]
+
+    def in_flight(self, teacher: str) -> int:
+        """Requests that a teacher was asked and has not answered."""
+        return sum(a.teacher == teacher for a, _ in self.asked.values())
+
+    def cancel(self) -> None:
+        """Tell the replicas that nobody waits any more."""
+        wanted: dict[Replica, list[int]] = {}
+        for lease, (_, replica) in self.asked.items():
+            wanted.setdefault(replica, []).append(lease)
+        for replica, leases in wanted.items():
+            replica.send(Cancel(tuple(leases)))
+        self.asked.clear()
+        self.requests.clear()
+        self._later.clear()
