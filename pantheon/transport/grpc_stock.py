@@ -30,6 +30,7 @@ from pantheon.schema import FieldSpec, KnowledgeSchema
 from pantheon.transport import oip
 from pantheon.transport.grpc_session import Session
 from pantheon.transport.inbox import Inbox
+from pantheon.transport.oip_messages import INPUT
 from pantheon.transport.oip_tensors import dtype_of, read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
@@ -84,8 +85,8 @@ class StockModel:
 
     def name_inputs(self, inputs: dict[str, RawTensor]) -> dict[str, RawTensor]:
         """Inputs under the server's names (``""``: its only one); `SchemaError` if they differ."""
-        if set(inputs) == {""} and len(self.inputs) == 1:
-            inputs = {next(iter(self.inputs)): inputs[""]}
+        if set(inputs) == {""} and len(self.inputs) <= 1:
+            inputs = {next(iter(self.inputs), INPUT): inputs[""]}
         if self.inputs and set(inputs) != set(self.inputs):
             raise SchemaError(
                 f"model {self.name!r} takes the inputs {sorted(self.inputs)}, found "
@@ -171,8 +172,7 @@ class StockSession(Session):
             return
         call = self._stub.ModelInfer.future(request, timeout=ANSWER_S)
         self._calls[score.request] = call
-        rows = next(iter(score.inputs.values())).shape[0]
-        make = _scored(model, score.request, rows)
+        make = _scored(model, score.request, request.inputs[0].shape[0])
         call.add_done_callback(lambda done: self._answer(score.request, done, make))
 
     def _answer(self, request: int | None, done: Any, make: Callable[[Any], Message]) -> None:
@@ -212,6 +212,8 @@ def _infer_request(model: StockModel, score: Score) -> Any:
             "not ids"
         )
     request = oip.ModelInferRequest(model_name=model.name, id=str(score.request))
+    if not score.inputs or any(not tensor.shape for tensor in score.inputs.values()):
+        raise SchemaError("a request must carry inputs whose first dimension counts samples")
     named = model.name_inputs(score.inputs)
     write_tensors(named.items(), request.inputs, request.raw_input_contents)
     for name in model.schema.names:

@@ -18,8 +18,9 @@ from pantheon.messages import Message, RawTensor, Score, Scored
 from pantheon.schema import KnowledgeSchema
 from pantheon.transport import oip
 from pantheon.transport.oip_tensors import read_tensors, write_tensors
-from pantheon.wire import MAX_HEADER, describe, restore
+from pantheon.wire import MAX_HEADER
 from pantheon.wire_fields import INT64
+from pantheon.wire_messages import describe, restore
 
 SAMPLE_ID = "sample_id"
 VIEW = "view"

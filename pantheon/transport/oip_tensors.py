@@ -77,7 +77,8 @@ def read_tensors(tensors: Any, raws: Any) -> dict[str, RawTensor]:
             raise ProtocolError(f"a tensor's name is too long or comes twice: {entry.name!r:.80}")
         dtype, shape = dtype_of(entry.datatype, entry.name), list(entry.shape)
         size = tensor_bytes(f"tensor {entry.name!r}", dtype, shape)
-        if raws and entry.HasField("contents"):
+        # MLServer sends an empty contents message beside raw contents.
+        if raws and entry.contents.ByteSize():
             raise ProtocolError(f"tensor {entry.name!r} has typed contents beside raw ones")
         data = raws[i] if raws else _typed(entry, dtype, size)
         if len(data) != size:

@@ -65,6 +65,7 @@ class Stock(service_pb2_grpc.GRPCInferenceServiceServicer):
             datatype = "INT64" if name == "label" else "FP32"
             entry = response.outputs.add(name=name, datatype=datatype, shape=value.shape)
             if request.model_name != "typed":
+                entry.contents.SetInParent()  # As MLServer does.
                 response.raw_output_contents.append(value.tobytes())
             elif name == "label":
                 entry.contents.int64_contents.extend(value.tolist())
@@ -155,6 +156,8 @@ def test_fields_not_asked_for_are_not_sent(ask: Any) -> None:
     ("inputs", "says"),
     [
         ({"z": INPUT}, r"takes the inputs \['x'\], found \['z'\]"),
+        ({}, "must carry inputs"),
+        ({"": RawTensor("float32", (), bytes(4))}, "first dimension counts samples"),
         ({"": RawTensor("float64", (1, 2), bytes(16))}, "must be float32, found float64"),
     ],
 )

@@ -26,7 +26,8 @@ from pantheon.messages import (
     Welcome,
 )
 from pantheon.schema import DTYPES, FieldSpec, KnowledgeSchema
-from pantheon.wire import MAGIC, MAX_HEADER, describe, pack, restore, unpack
+from pantheon.wire import MAGIC, MAX_HEADER, pack, unpack
+from pantheon.wire_messages import describe, restore
 
 numbers = st.integers(0, (1 << 63) - 1)
 names = st.text(max_size=40)
