@@ -76,6 +76,7 @@ class TeacherClient:
             fields=None if fields is None else {NAME: fields},
             revision=None if revision is None else {NAME: revision},
             integrity=integrity,
+            queries=True,
         )
         self._desk = Desk(fleet, lease, attempts)
         # The thread must not keep the client alive, or it would never be collected and closed.

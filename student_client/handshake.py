@@ -42,6 +42,7 @@ class Agreement:
         dataset: fingerprint of the student's dataset, or None.
         size: length of the student's dataset, or None without one.
         views: how many views the student asks for.
+        queries: whether the student sends inputs that no dataset holds.
     """
 
     teacher: str
@@ -49,6 +50,7 @@ class Agreement:
     dataset: str | None = None
     size: int | None = None
     views: int = 0
+    queries: bool = False
     first: Welcome | None = None
     address: str = ""
     _warned: bool = field(default=False, repr=False)
@@ -103,7 +105,7 @@ class Agreement:
                 f"{who} has {welcome.views} views of its dataset, views={self.views} were asked "
                 "for; dump or serve that many, or ask for fewer"
             )
-        if not welcome.accepts_ids and self.size is None:
+        if not (welcome.accepts_ids or self.queries) and self.size is None:
             raise DatasetMismatch(
                 f"{who} has no dataset and this student has none either; give the student the "
                 "dataset whose inputs are to be sent"

@@ -64,8 +64,12 @@ def reach(
     fields: Mapping[str, Sequence[str]] | None = None,
     revision: Mapping[str, str] | None = None,
     integrity: bool | None = None,
+    queries: bool = False,
 ) -> Fleet:
     """Begin to reach all teachers; never waits for them.
+
+    Args:
+        queries: the student sends inputs that no dataset holds.
 
     Raises:
         ConfigError: addresses, or names of teachers, that cannot be.
@@ -83,7 +87,7 @@ def reach(
             for r in replicas_of(s, hello, wanted.get(s.name), strict=integrity is True)
         ]
         agreements = {
-            name: Agreement(name, stated.get(name), own.fingerprint, own.size, views)
+            name: Agreement(name, stated.get(name), own.fingerprint, own.size, views, queries)
             for name in names
         }
         return Fleet(replicas, agreements, patience)
