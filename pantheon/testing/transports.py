@@ -270,6 +270,33 @@ class TransportContract:
             time.sleep(0.01)
         assert _threads_since(before) == []
 
+    @pytest.mark.skipif(
+        not Path("/proc/self/fd").exists(), reason="descriptors are counted on Linux"
+    )
+    def test_ends_that_come_and_go_leave_no_descriptor(self) -> None:
+        counts = []
+        for _ in range(6):
+            listener, connection, _ = self.pair()
+            connection.close()
+            listener.close()
+            counts.append(_descriptors())
+        deadline = time.monotonic() + 5
+        while _descriptors() > counts[0] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert _descriptors() <= counts[0]
+
+    def test_sending_never_waits_for_a_reader(self) -> None:
+        listener, connection, peer = self.pair()
+        part = raw(np.zeros(1 << 18, np.float32))
+        began = time.monotonic()
+        for i in range(50):
+            assert listener.send(peer, Scored(i, "r", 1, (part,)))
+            assert connection.send(Score(i, inputs={"x": part}))
+        assert time.monotonic() - began < 5
+        for i in range(50):
+            assert expect(connection, Scored).request == i
+            assert expect_from(listener, Score)[1].request == i
+
     def test_closing_while_nobody_listens_is_quick(self) -> None:
         listener = self.listening()
         listener.close()
@@ -305,6 +332,10 @@ def _dial(where: Address) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     sock.connect(where.path)
     return sock
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def _threads_since(before: set[threading.Thread]) -> list[str]:
