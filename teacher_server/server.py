@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import logging
 import signal
 import threading
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DRAIN_S = 10.0
-INTERRUPT_DRAIN_S = 0.5
+INTERRUPT_DRAIN_S = 0.3
 """Seconds in which accepted requests are finished after SIGTERM, and after Ctrl-C."""
 
 CAP = 1 << 30
@@ -210,7 +212,7 @@ def serve(
 ) -> None:
     """Serve several models until SIGTERM or Ctrl-C, or until nothing is left to serve.
 
-    SIGTERM finishes accepted requests for ``drain`` seconds, Ctrl-C for half a second; a second
+    SIGTERM finishes accepted requests for ``drain`` seconds, Ctrl-C for a moment; a second
     signal ends at once. Signals are heeded only when this is the main thread.
 
     Args:
@@ -222,6 +224,8 @@ def serve(
     server = Server(teachers, addresses, insecure=insecure, limits=limits, cap=cap)
     for teacher in teachers.values():
         teacher.prepare()
+    # Collecting torch's objects at the interpreter's end takes longer than Ctrl-C may.
+    atexit.register(gc.freeze)
     with _signals(server, drain):
         try:
             server.start()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import queue
 import threading
 from abc import ABC, abstractmethod
@@ -16,6 +18,10 @@ from teacher_server.batching import answer
 from teacher_server.jobs import Job
 
 Reply = Scored | Refused
+IDLE_JOIN_S = 0.05
+ABANDON_JOIN_S = 0.3
+"""Seconds an idle thread may take to end, and one that is scoring."""
+
 AHEAD = 2
 """Batches a worker has: one it scores and one that waits, so that it never waits for us."""
 
@@ -83,11 +89,12 @@ class ThreadWorker(Worker):
         self._thread.start()
 
     def _run(self) -> None:
-        while (jobs := self._todo.get()) is not None:
-            wanted = [job for job in jobs if not job.cancelled]
-            replies = answer(self._scorer, wanted, self._max_bytes) if wanted else []
-            self._done.append((wanted, replies))
-            self._wake.set()
+        with contextlib.suppress(_Abandoned):
+            while (jobs := self._todo.get()) is not None:
+                wanted = [job for job in jobs if not job.cancelled]
+                replies = answer(self._scorer, wanted, self._max_bytes) if wanted else []
+                self._done.append((wanted, replies))
+                self._wake.set()
 
     @property
     def free(self) -> bool:
@@ -110,4 +117,15 @@ class ThreadWorker(Worker):
         return [job for batch in self._given for job in batch]
 
     def stop(self) -> None:
+        """Let the thread end; a forward it is in is abandoned between two of its operations."""
         self._todo.put(None)
+        self._thread.join(IDLE_JOIN_S)
+        if self._thread.is_alive() and self._thread.ident is not None:
+            # A thread that computes while the interpreter goes down aborts the process.
+            ident = ctypes.c_ulong(self._thread.ident)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(_Abandoned))
+            self._thread.join(ABANDON_JOIN_S)
+
+
+class _Abandoned(BaseException):
+    """Raised inside a forward whose answer nobody will get; no model's handler stops it."""

@@ -183,7 +183,7 @@ def test_features_are_outputs_of_inner_modules() -> None:
         assert torch.equal(knowledge["logits"], model(Vectors().rows[:5]))
     alone = Scorer(model, Vectors(), {"mid": "float16"}, features={"mid": "1"})
     assert alone.schema.names == ("mid",)
-    with pytest.raises(ConfigError, match="no module '9'.*0, 1, 2, 3"):
+    with pytest.raises(ConfigError, match=r"no module '9'.*0, 1, 2, 3"):
         Scorer(model, Vectors(), {"mid": "raw"}, features={"mid": "9"})
 
 
@@ -218,7 +218,7 @@ def test_a_sum_that_overflows_is_no_alarm() -> None:
 
 
 def test_a_float16_overflow_names_the_field() -> None:
-    with pytest.raises(CodecError, match="'y'.*float16"):
+    with pytest.raises(CodecError, match=r"'y'.*float16"):
         scorer(lambda x: x * 0 + 1e6, schema={"y": "float16"})
 
 
@@ -381,7 +381,7 @@ def test_sequences_are_padded_to_buckets_and_cut_to_their_lengths(wrap: Any) -> 
 
 
 def test_a_sequence_longer_than_every_bucket_says_so() -> None:
-    with pytest.raises(DatasetError, match="length 1[0-9], more than the largest bucket 9"):
+    with pytest.raises(DatasetError, match=r"length 1[0-9], more than the largest bucket 9"):
         Scorer(Tagger(), Words(), buckets=(9,)).score(np.arange(60))
 
 
