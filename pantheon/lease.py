@@ -53,13 +53,15 @@ class Replica:
 
     Args:
         nbytes: bytes it is expected to answer with.
-        quiet: a lease of it ran out and nothing was heard of it since.
+        quiet_until: seconds; a lease of it ran out and nothing was heard of it since, so that until
+            then others are preferred. Its silence may be over without a word that could be known
+            for its own, so it is tried again.
     """
 
     name: str
     leases: dict[int, Lease] = field(default_factory=dict)
     nbytes: int = 0
-    quiet: bool = False
+    quiet_until: float = float("-inf")
 
 
 @dataclass(slots=True, eq=False)
@@ -127,7 +129,7 @@ class Leases:
             lease = self._known.get(number)
             if lease is None:
                 continue
-            lease.replica.quiet = False
+            lease.replica.quiet_until = float("-inf")
             if lease.live:
                 lease.deadline = now + self.term
                 self._live.move_to_end(number)
@@ -159,7 +161,7 @@ class Leases:
         """End the lease a reply came for and forget it; None when it is not known (any more)."""
         lease = self._known.pop(number, None)
         if lease is not None:
-            lease.replica.quiet = False
+            lease.replica.quiet_until = float("-inf")
             self.end(lease)
         return lease
 

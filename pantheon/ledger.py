@@ -149,6 +149,7 @@ class Ledger:
         self._window = Window(rows, batch, request, row_bytes, window_bytes, head)
         self._leases = Leases(lease)
         self._now = float("-inf")
+        self._ready = head
         first = self._window.first
         self._teachers = {
             name: _Teacher(name, Roster(max_requests), first, first) for name in row_bytes
@@ -168,6 +169,11 @@ class Ledger:
     def nbytes(self) -> int:
         """Bytes asked for, or arrived and not yielded, of all teachers."""
         return self._window.nbytes
+
+    @property
+    def row_bytes(self) -> Mapping[str, float]:
+        """Bytes a row of each teacher is expected to have, as declared or learned since."""
+        return self._window.row_bytes
 
     def state(self) -> int:
         """What a checkpoint needs: rows yielded, not those that merely arrived."""
@@ -237,7 +243,7 @@ class Ledger:
     def _give_again(self, teacher: _Teacher, given: list[Assignment]) -> None:
         for request in sorted(teacher.back):
             ask = teacher.asks[request]
-            replica = teacher.roster.choose(ask.blame)
+            replica = teacher.roster.choose(self._now, ask.blame)
             if replica is not None:
                 teacher.back.remove(request)
                 given.append(self._grant(ask, replica.name))
@@ -246,7 +252,7 @@ class Ledger:
         window, choose = self._window, teacher.roster.choose
         while teacher.next < window.requests:
             request = teacher.next
-            replica = choose()
+            replica = choose(self._now)
             if replica is None or not window.admit(request):
                 return
             ask = Ask(teacher.name, request, window.expected(request, teacher.name))
@@ -274,7 +280,8 @@ class Ledger:
     def expire(self, now: float) -> list[Assignment]:
         """Put back the requests whose lease has run out.
 
-        Their replicas get no more work until something is heard of them, while there are others.
+        Their replicas get no more work until they are heard of, or a lease's time has passed, while
+        there are others.
 
         Returns:
             The assignments that ran out, the oldest first.
@@ -282,7 +289,7 @@ class Ledger:
         self._tick(now)
         overdue = self._leases.overdue(self._now)
         for lease in overdue:
-            lease.replica.quiet = True
+            lease.replica.quiet_until = self._now + self._leases.term
             if self._end(lease):
                 self._put_back(lease)
         self.counters.expired += len(overdue)
@@ -312,10 +319,14 @@ class Ledger:
         self._leases.forget(ask.late)
         del teacher.asks[ask.request]
         teacher.back.discard(ask.request)
-        teacher.ahead.add(ask.request)
+        if ask.request != teacher.low:
+            teacher.ahead.add(ask.request)
+            return
+        teacher.low += 1
         while teacher.low in teacher.ahead:
             teacher.ahead.remove(teacher.low)
             teacher.low += 1
+        self._ready = self._ready_up_to(self._answered_by_all())
 
     def refuse(self, lease: int, reason: str, now: float, *, final: bool = False) -> None:
         """A replica will not answer: put the request back, or find it poisoned.
@@ -335,10 +346,16 @@ class Ledger:
 
     def ready(self) -> int:
         """The row up to which every teacher has answered, cut down to whole batches or the end."""
-        low = min([teacher.low for teacher in self._teachers.values()])
-        if low >= self._window.requests:
+        return self._ready
+
+    def _answered_by_all(self) -> int:
+        """The first request that some teacher has not answered."""
+        return min([teacher.low for teacher in self._teachers.values()])
+
+    def _ready_up_to(self, request: int) -> int:
+        if request >= self._window.requests:
             return self.rows
-        return self._window.span(low)[0] // self.batch * self.batch
+        return self._window.span(request)[0] // self.batch * self.batch
 
     def advance(self, stop: int) -> list[int]:
         """The rows up to `stop` were yielded.
@@ -350,7 +367,7 @@ class Ledger:
             ConfigError: `stop` is before the head, past `ready`, or within a batch.
         """
         cut = stop % self.batch and stop != self.rows
-        if cut or not self.head <= stop <= self.ready():
+        if cut or not self._window.head <= stop <= self.ready():
             raise ConfigError(
                 f"rows up to {stop} cannot have been yielded: the head is {self.head}, ready is "
                 f"{self.ready()}, a batch has {self.batch} rows"
@@ -405,7 +422,8 @@ class Ledger:
 
     def _tick(self, now: float) -> None:
         # A clock that goes back would leave the leases out of order.
-        self._now = max(self._now, now)
+        if now > self._now:
+            self._now = now
 
     def _teacher(self, name: str) -> _Teacher:
         found = self._teachers.get(name)

@@ -48,11 +48,15 @@ class Window:
         self._declared = dict(row_bytes)
         self.row_bytes = dict(row_bytes)
         self._taken: dict[int, dict[str, int]] = {}
+        self._last_cost: tuple[int, dict[str, int], int] | None = None
+        self._first_stop = self.span(self.first)[1]
 
     def span(self, request: int) -> tuple[int, int]:
         """The local rows ``[start, stop)`` of a request."""
         start = request * self.request
-        return max(start, self._origin), min(start + self.request, self.rows)
+        stop = start + self.request
+        origin, rows = self._origin, self.rows
+        return start if start > origin else origin, stop if stop < rows else rows
 
     @property
     def head_stop(self) -> int:
@@ -64,14 +68,20 @@ class Window:
         if request < self.end:
             return True
         start, stop = self.span(request)
-        taken = {t: ceil(size * (stop - start)) for t, size in self.row_bytes.items()}
-        total = sum(taken.values())
+        taken, total = self._cost(stop - start)
         if start >= self.head_stop and self.nbytes + total > self.limit:
             return False
-        self._taken[request] = taken
+        self._taken[request] = dict(taken)
         self.nbytes += total
         self.end = request + 1
         return True
+
+    def _cost(self, rows: int) -> tuple[dict[str, int], int]:
+        """Expected bytes of some rows: by teacher, and of all."""
+        if self._last_cost is None or self._last_cost[0] != rows:
+            taken = {t: ceil(size * rows) for t, size in self.row_bytes.items()}
+            self._last_cost = (rows, taken, sum(taken.values()))
+        return self._last_cost[1:]
 
     def expected(self, request: int, teacher: str) -> int:
         """Bytes a request takes for one teacher."""
@@ -91,13 +101,15 @@ class Window:
         known = self.row_bytes[teacher]
         known += (nbytes / (stop - start) - known) / SMOOTH
         self.row_bytes[teacher] = max(known, self._declared[teacher])
+        self._last_cost = None
 
     def advance(self, stop: int) -> list[int]:
         """Move the head; the requests that are now yielded whole give their bytes back."""
         self.head = stop
-        gone = []
-        while self.first < self.end and self.span(self.first)[1] <= stop:
+        gone: list[int] = []
+        while stop >= self._first_stop and self.first < self.end:
             self.nbytes -= sum(self._taken.pop(self.first).values())
             gone.append(self.first)
             self.first += 1
+            self._first_stop = self.span(self.first)[1]
         return gone
