@@ -4,53 +4,35 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-import numpy as np
-from torch import Tensor
-
-from pantheon.codec.parts import schema_parts
-from pantheon.errors import ConfigError, IdOutOfRange
-from pantheon.schema import KnowledgeSchema
+from pantheon.errors import ConfigError
 from pantheon.store.claims import claim, sweep
-from pantheon.store.layout import width
 from pantheon.store.manifest import DumpInfo
-from pantheon.store.pack import shard_name
-from pantheon.store.pairs import Ids, pair_arrays
+from pantheon.store.pairs import Ids
 from pantheon.store.writer import KnowledgeWriter
+from teacher_server.dump_plan import (
+    Piece,
+    Scores,
+    Wanted,
+    all_views,
+    as_array,
+    in_order,
+    wanted_ids,
+)
+from teacher_server.dump_plan import (
+    shard_rows as rows_of,
+)
 
 logger = logging.getLogger(__name__)
 
-SHARD_BYTES = 64 << 20
-MAX_ROWS = 1 << 16
-MIN_ROWS = 256
-SPREAD = 16
-"""A dump has at least this many shards, if they are not small, so that workers can share it."""
 PATIENCE = 60.0
 """Seconds without any shard published by others before their claims are no longer heeded."""
 _LOOK_AGAIN = 0.05
 
 Progress = Callable[[int, int], None]
-
-
-class Scores(Protocol):
-    """What a dump needs of a scorer; `pantheon.scorer.Scorer` is one."""
-
-    @property
-    def schema(self) -> KnowledgeSchema: ...
-    @property
-    def revision(self) -> str: ...
-    @property
-    def dataset_fingerprint(self) -> str | None: ...
-    @property
-    def size(self) -> int | None: ...
-    @property
-    def batch_rows(self) -> int: ...
-    def score(self, ids: Ids, views: Ids | None = None) -> list[Tensor]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +52,6 @@ class DumpReport:
     rows: int
     bytes: int
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A shard to be made: some ids, sorted, in one view."""
-
-    ids: Ids
-    view: int
-
-    @property
-    def views(self) -> Ids:
-        """The view of each id."""
-        return np.full(len(self.ids), self.view, np.int64)
-
-    @property
-    def name(self) -> str:
-        """The file name of the shard."""
-        return shard_name(self.ids, self.views)
 
 
 def dump(
@@ -125,14 +89,14 @@ def dump(
     """
     started = time.monotonic()
     info = _info(scorer)
-    wanted, seen = _wanted(ids, info.size), _views(views)
+    wanted, seen = wanted_ids(ids, info.size), all_views(views)
     rank, world = _place(rank, world)
     writer = KnowledgeWriter(path, info)
     sweep(writer.folder)
-    rows = _shard_rows(scorer, wanted, seen, shard_rows)
+    rows = rows_of(scorer, wanted, seen, shard_rows)
     work = _Work(scorer, writer, len(wanted) * len(seen), progress)
     pieces = list(work.pieces(wanted, seen, rows))
-    work.run(_order(pieces, rank, world, lone=not writer.folder.local and world == 1))
+    work.run(in_order(pieces, rank, world, lone=not writer.folder.local and world == 1))
     writer.finish()
     return work.report(time.monotonic() - started)
 
@@ -148,15 +112,16 @@ class _Work:
         self._total, self._done = total, 0
         self._written = self._skipped = self._rows = self._bytes = 0
 
-    def pieces(self, ids: Ids, views: Sequence[int], rows: int) -> Iterator[Piece]:
+    def pieces(self, wanted: Wanted, views: Sequence[int], rows: int) -> Iterator[Piece]:
         """What is missing of every shard that the whole dump would have."""
         for view in views:
-            for start in range(0, len(ids), rows):
-                planned = ids[start : start + rows]
-                missing = planned[self._writer.missing(planned, view)]
-                self._advance(len(planned) - len(missing))
+            for start in range(0, len(wanted), rows):
+                planned = wanted[start : start + rows]
+                ids = as_array(planned)
+                missing = ids[self._writer.missing(ids, view)]
+                self._advance(len(ids) - len(missing))
                 if len(missing):
-                    yield Piece(missing, view)
+                    yield Piece(planned if len(missing) == len(ids) else missing, view)
                 else:
                     self._skipped += 1
 
@@ -176,6 +141,7 @@ class _Work:
             pieces, quiet = left, time.monotonic()
 
     def report(self, seconds: float) -> DumpReport:
+        """What came of it."""
         return DumpReport(self._written, self._skipped, self._rows, self._bytes, seconds)
 
     def _try(self, piece: Piece, *, heed: bool) -> bool:
@@ -183,7 +149,7 @@ class _Work:
         with claim(self._writer.folder, piece.name) as mine:
             if self._writer.published(piece.name) is not None:
                 self._skipped += 1
-                self._advance(len(piece.ids))
+                self._advance(len(piece.wanted))
             elif mine or not heed:
                 self._make(piece)
             else:
@@ -191,13 +157,13 @@ class _Work:
         return True
 
     def _make(self, piece: Piece) -> None:
-        scored, views = [], piece.views
+        scored, ids, views = [], piece.ids, piece.views
         step = max(1, self._scorer.batch_rows)
-        for start in range(0, len(piece.ids), step):
+        for start in range(0, len(ids), step):
             chunk = slice(start, start + step)
-            scored.append(self._scorer.score(piece.ids[chunk], views[chunk]))
-            self._advance(len(piece.ids[chunk]))
-        entry = self._writer.write(piece.ids, views, scored)
+            scored.append(self._scorer.score(ids[chunk], views[chunk]))
+            self._advance(len(ids[chunk]))
+        entry = self._writer.write(ids, views, scored)
         self._written += 1
         self._rows += entry.rows
         self._bytes += entry.bytes
@@ -214,67 +180,9 @@ def _info(scorer: Scores) -> DumpInfo:
     return DumpInfo(scorer.schema, scorer.revision, scorer.dataset_fingerprint, scorer.size)
 
 
-def _wanted(ids: Sequence[int] | Ids | None, size: int) -> Ids:
-    """The ids wanted, sorted, each once."""
-    if ids is None:
-        return np.arange(size, dtype=np.int64)
-    wanted = np.unique(pair_arrays(ids)[0])
-    out = wanted[(wanted < 0) | (wanted >= size)]
-    if len(out):
-        raise IdOutOfRange(
-            f"{len(out)} ids are outside the dataset of {size} samples: {out[:10].tolist()}"
-        )
-    return wanted
-
-
-def _views(views: int | None) -> range:
-    if views is not None and (type(views) is not int or views < 0):
-        raise ConfigError(f"views is {views!r}; expected how many, 0 or None for none")
-    return range(1, views + 1) if views else range(1)
-
-
 def _place(rank: int | None, world: int | None) -> tuple[int, int]:
     rank = int(os.environ.get("RANK", 0)) if rank is None else rank
     world = int(os.environ.get("WORLD_SIZE", 1)) if world is None else world
     if not 0 <= rank < world:
         raise ConfigError(f"rank {rank} of {world} workers cannot be; expected 0 to {world - 1}")
     return rank, world
-
-
-def _shard_rows(scorer: Scores, ids: Ids, views: Sequence[int], given: int | None) -> int:
-    """Rows of a shard: the same for every worker, whatever their number."""
-    if given is not None:
-        if type(given) is not int or given < 1:
-            raise ConfigError(f"shard_rows is {given!r}; expected at least 1")
-        return given
-    rows = max(1, min(SHARD_BYTES // max(1, _row_bytes(scorer, ids, views)), MAX_ROWS))
-    rows = min(rows, max(MIN_ROWS, -(-len(ids) * len(views) // SPREAD)))
-    step = max(1, scorer.batch_rows)
-    return rows - rows % step if rows > step else rows
-
-
-def _row_bytes(scorer: Scores, ids: Ids, views: Sequence[int]) -> int:
-    """Bytes of one sample; ragged ones are measured on the first few."""
-    parts = schema_parts(scorer.schema)
-    if all(p.per == "sample" for p in parts) or not len(ids):
-        return 16 + sum(width(p) for p in parts)
-    few = ids[:8]
-    scored = scorer.score(few, np.full(len(few), views[0], np.int64))
-    return 16 + sum(t.numel() * t.element_size() for t in scored) // len(few)
-
-
-def _order(pieces: list[Piece], rank: int, world: int, *, lone: bool) -> list[Piece]:
-    """A worker's own pieces, then those of the others, backwards, to meet them half way.
-
-    Args:
-        lone: workers do not know of each other and cannot claim; each begins somewhere else.
-    """
-    own = pieces[rank::world]
-    if lone and own:
-        turn = random.SystemRandom().randrange(len(own))
-        own = own[turn:] + own[:turn]
-    others = [p for r in range(1, world) for p in pieces[(rank + r) % world :: world]]
-    return own + others[::-1]
-
-
-__all__: list[str] = ["DumpReport", "Piece", "Progress", "Scores", "dump"]

@@ -6,19 +6,16 @@ none holds a time or a host: the same knowledge gives the same bytes.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import xxhash
-
 from pantheon.errors import DatasetMismatch, ManifestError, PantheonError, RevisionMismatch
 from pantheon.schema import KnowledgeSchema
 from pantheon.store.pairs import Run
+from pantheon.store.sealed import seal, unseal
 
-FORMAT = "pantheon-knowledge-1"
 MANIFEST = "manifest.json"
 MAX_RUNS = 256
 """A shard of more runs than this is listed without them; its pairs are read from the shard."""
@@ -230,39 +227,6 @@ def entry_name(shard: str) -> str:
         'shard-0.json'
     """
     return shard.removesuffix(".safetensors") + ".json"
-
-
-def seal(content: dict[str, Any]) -> bytes:
-    """Canonical JSON with the format's name and the digest of the rest.
-
-    Example:
-        >>> unseal(seal({"a": 1}))["a"]
-        1
-    """
-    body = {**content, "format": FORMAT}
-    return _canonical({**body, "digest": _digest(body)}) + b"\n"
-
-
-def unseal(data: bytes) -> dict[str, Any]:
-    """Read what `seal` wrote; `ManifestError` for another format, a flipped byte or no JSON."""
-    try:
-        wire = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"it is not JSON ({error})") from error
-    if not isinstance(wire, dict) or wire.get("format") != FORMAT:
-        found = wire.get("format") if isinstance(wire, dict) else type(wire).__name__
-        raise ManifestError(f"its format is {found!r:.100}; expected {FORMAT!r}")
-    stated = wire.pop("digest", None)
-    _require(stated == _digest(wire), f"its digest {stated!r:.50} does not fit its content")
-    return wire
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _digest(value: Any) -> str:
-    return str(xxhash.xxh3_64_hexdigest(_canonical(value)))
 
 
 def _whole(value: Any, length: int) -> bool:

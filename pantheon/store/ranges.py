@@ -99,31 +99,41 @@ def gather(file: RangeFile, base: int, rows: Rows, out: Array, where: Rows) -> N
     width = out.shape[1]
     if not len(rows) or not width:
         return
-    if (rows[1:] < rows[:-1]).any():
-        order = np.argsort(rows, kind="stable")
+    step = rows[1:] - rows[:-1]
+    if (step < 0).any():
+        order = rows.argsort(kind="stable")
         rows, where = rows[order], where[order]
-    in_step = (np.diff(rows) == 1) & (np.diff(where) == 1)
-    near = (np.diff(rows) - 1) * width <= file.gap
-    cut = ~in_step if width >= file.gap else ~near
-    first = np.concatenate(([0], np.flatnonzero(cut) + 1))
-    last = np.append(first[1:], len(rows)) - 1
-    astray = np.concatenate(([0], np.cumsum(~in_step)))
+        step = rows[1:] - rows[:-1]
+    in_step = (step == 1) & (where[1:] - where[:-1] == 1)
+    if width >= file.gap or in_step.all():
+        first, last = _spans(~in_step)
+        _read_straight(file, base, out, rows[first], rows[last] + 1, where[first])
+        return
+    first, last = _spans((step - 1) * width > file.gap)
+    astray = np.concatenate(([0], (~in_step).cumsum()))
     straight = astray[last] == astray[first]
-    _read_spans(file, base, out, rows[first], rows[last] + 1, where[first], straight)
-    for k in np.flatnonzero(~straight).tolist():
-        a, b = int(first[k]), int(last[k]) + 1
-        _scatter(file, base, out, rows[a:b], where[a:b])
+    begin, end = first[straight], last[straight]
+    _read_straight(file, base, out, rows[begin], rows[end] + 1, where[begin])
+    for k in (~straight).nonzero()[0].tolist():
+        here = slice(int(first[k]), int(last[k]) + 1)
+        _scatter(file, base, out, rows[here], where[here])
 
 
-def _read_spans(
-    file: RangeFile, base: int, out: Array, start: Rows, stop: Rows, to: Rows, wanted: Array
+def _spans(cut: Array) -> tuple[Rows, Rows]:
+    """The first and last places of the spans between cuts; cut k lies after place k."""
+    after = cut.nonzero()[0]
+    return np.concatenate(([0], after + 1)), np.concatenate((after, [len(cut)]))
+
+
+def _read_straight(
+    file: RangeFile, base: int, out: Array, start: Rows, stop: Rows, to: Rows
 ) -> None:
     """Spans whose rows lie in `out` as they lie in the file: straight into place."""
     width = out.shape[1]
     flat = out.reshape(-1).data
-    offsets = (base + start[wanted] * width).tolist()
-    begins = (to[wanted] * width).tolist()
-    ends = ((to + stop - start)[wanted] * width).tolist()
+    offsets = (base + start * width).tolist()
+    begins = (to * width).tolist()
+    ends = ((to + stop - start) * width).tolist()
     if offsets:
         file.read(offsets, [flat[a:b] for a, b in zip(begins, ends, strict=True)])
 

@@ -33,6 +33,7 @@ from pantheon.store.claims import CLAIM, claim
 from pantheon.store.folder import TEMPORARY, Folder
 from pantheon.store.locks import lock
 from teacher_server import dump as module
+from teacher_server import dump_plan
 from teacher_server.dump import dump
 
 _numbers = itertools.count()
@@ -366,15 +367,15 @@ def test_a_worker_that_hangs_does_not_hold_up_the_others(
 
 
 def test_big_rows_make_shards_of_one(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SHARD_BYTES", 10)
+    monkeypatch.setattr(dump_plan, "SHARD_BYTES", 10)
     dump(Squares(), path, ids=range(5))
     assert len(names(path)) == 5
 
 
 def test_shards_are_sized_by_bytes_and_shared_out(path: str) -> None:
-    ids = np.arange(SIZE)
+    ids = range(SIZE)
     wide = KnowledgeSchema((FieldSpec("square", "float32", (1 << 20,)),))
-    assert module._shard_rows(Squares(schema=wide, batch_rows=4), ids, [0], None) == 12
-    many = np.arange(100_000)
-    assert module._shard_rows(Squares(), many, [0], None) == 6248
-    assert module._shard_rows(Squares(), np.arange(10_000_000), [0], None) == module.MAX_ROWS
+    assert dump_plan.shard_rows(Squares(schema=wide, batch_rows=4), ids, [0], None) == 12
+    many = range(100_000)
+    assert dump_plan.shard_rows(Squares(), many, [0], None) == 6248
+    assert dump_plan.shard_rows(Squares(), range(10_000_000), [0], None) == dump_plan.MAX_ROWS

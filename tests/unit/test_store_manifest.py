@@ -18,7 +18,8 @@ from pantheon.errors import (
     SchemaMismatch,
 )
 from pantheon.schema import FieldSpec, KnowledgeSchema
-from pantheon.store.manifest import DumpInfo, Entry, Manifest, entry_json, read_entry, seal, unseal
+from pantheon.store.manifest import DumpInfo, Entry, Manifest, entry_json, read_entry
+from pantheon.store.sealed import seal, unseal
 
 SCHEMA = KnowledgeSchema((FieldSpec("logits", "float32", (10,), "float16"),))
 INFO = DumpInfo(SCHEMA, "r1", "d1", 100)

@@ -1,0 +1,46 @@
+"""JSON that carries the format's name and a digest of itself."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import xxhash
+
+from pantheon.errors import ManifestError
+
+FORMAT = "pantheon-knowledge-1"
+
+
+def seal(content: dict[str, Any]) -> bytes:
+    """Canonical JSON with the format's name and the digest of the rest.
+
+    Example:
+        >>> unseal(seal({"a": 1}))["a"]
+        1
+    """
+    body = {**content, "format": FORMAT}
+    return _canonical({**body, "digest": _digest(body)}) + b"\n"
+
+
+def unseal(data: bytes) -> dict[str, Any]:
+    """Read what `seal` wrote; `ManifestError` for another format, a flipped byte or no JSON."""
+    try:
+        wire = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"it is not JSON ({error})") from error
+    if not isinstance(wire, dict) or wire.get("format") != FORMAT:
+        found = wire.get("format") if isinstance(wire, dict) else type(wire).__name__
+        raise ManifestError(f"its format is {found!r:.100}; expected {FORMAT!r}")
+    stated = wire.pop("digest", None)
+    if stated != _digest(wire):
+        raise ManifestError(f"its digest {stated!r:.50} does not fit its content")
+    return wire
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _digest(value: Any) -> str:
+    return str(xxhash.xxh3_64_hexdigest(_canonical(value)))
