@@ -139,6 +139,8 @@ class TopKMixture:
             0 where `indices` is padding.
         indices: int32 ``[rows..., u]``, ascending classes; -1 where a row's union is smaller.
         left: float32 ``[rows..., len(temperatures)]``, the mass that no teacher resolved.
+        share: float32 like `probs`, what each class gets of `left` when every teacher's own
+            unresolved mass is spread evenly over the classes that it did not keep.
         temperatures: ascending.
         classes: how many classes there are.
 
@@ -146,11 +148,12 @@ class TopKMixture:
     ``r_t``, a class c of the union has ``sum of w_t p_t(c) over the t that keep c``: never more
     than the true mixture has. As distributions over the union's classes and "the rest", the two are
     at total variation distance at most ``sum_t w_t min(r_t, |union - S_t| * min(p_t on S_t))``,
-    which is at most ``left``. Float32 adds ``1e-6 * (1 + max|logits / T|)`` for each entry.
+    which is at most ``left``. Float32 adds ``1e-6 * (1 + max|logits / T|)`` for each entry. The
+    bound holds for `spread_at` too, which is what losses compare with.
 
     Example:
         >>> mixture = TopKMixture(torch.tensor([[[0.75, 0.0]]]), torch.tensor([[3, -1]]),
-        ...                       torch.tensor([[0.25]]), (1.0,), 10)
+        ...                       torch.tensor([[0.25]]), torch.zeros(1, 1, 2), (1.0,), 10)
         >>> mixture.probs_at(1.0)
         (tensor([[0.7500, 0.0000]]), tensor([0.2500]))
     """
@@ -158,6 +161,7 @@ class TopKMixture:
     probs: Tensor
     indices: Tensor
     left: Tensor
+    share: Tensor
     temperatures: tuple[float, ...]
     classes: int
 
@@ -184,6 +188,7 @@ class TopKMixture:
             change(self.probs),
             change(self.indices),
             change(self.left),
+            change(self.share),
             self.temperatures,
             self.classes,
         )
@@ -191,11 +196,12 @@ class TopKMixture:
     def split(self, size: int | list[int]) -> list[TopKMixture]:
         """Views of `size` rows each, the last with what is left; or of the sizes given."""
         return [
-            TopKMixture(p, i, m, self.temperatures, self.classes)
-            for p, i, m in zip(
+            TopKMixture(p, i, m, s, self.temperatures, self.classes)
+            for p, i, m, s in zip(
                 torch.split(self.probs, size),
                 torch.split(self.indices, size),
                 torch.split(self.left, size),
+                torch.split(self.share, size),
                 strict=True,
             )
         ]
@@ -210,6 +216,7 @@ class TopKMixture:
             torch.cat([pad(p.probs, (0, wide - p.k)) for p in parts]),
             torch.cat([pad(p.indices, (0, wide - p.k), value=-1) for p in parts]),
             torch.cat([p.left for p in parts]),
+            torch.cat([pad(p.share, (0, wide - p.k)) for p in parts]),
             first.temperatures,
             first.classes,
         )
@@ -222,6 +229,17 @@ class TopKMixture:
         """
         at = temperature_index(self.temperatures, temperature)
         return self.probs[..., at, :], self.left[..., at]
+
+    def spread_at(self, temperature: float) -> tuple[Tensor, Tensor]:
+        """`probs_at` with the mass left spread: on the union, and outside of it.
+
+        Nothing is outside where the union has every class.
+        """
+        at = temperature_index(self.temperatures, temperature)
+        kept, left = self.probs_at(temperature)
+        share = self.share[..., at, :]
+        whole = (self.indices >= 0).sum(-1) == self.classes
+        return kept + share, (left - share.sum(-1)).clamp(min=0).masked_fill(whole, 0)
 
     def log_probs_at(self, temperature: float) -> tuple[Tensor, Tensor]:
         """The logarithms of `probs_at`; -inf for padding."""

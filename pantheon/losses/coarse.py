@@ -16,7 +16,8 @@ def log_distributions(
 
     Against dense knowledge the m outcomes are the classes. Against top-k they are the k kept
     classes and, last, all the others together; the student's share of the others is the log-sum-exp
-    of its own, never one minus a sum.
+    of its own, never one minus a sum. The mass that a mixture left is spread, see
+    `TopKMixture.spread_at`: no outcome is possible for the teacher and impossible for the student.
 
     Args:
         student: logits ``[r, classes]``.
@@ -28,11 +29,19 @@ def log_distributions(
     log_q = (student / student_temperature).log_softmax(-1)
     if isinstance(teacher, Tensor):
         return (teacher.to(student.dtype) / teacher_temperature).log_softmax(-1), log_q
-    kept, left = teacher.log_probs_at(teacher_temperature)
+    kept, left = _log_outcomes(teacher, teacher_temperature)
     log_p = torch.cat([kept, left.unsqueeze(-1)], -1).to(student.dtype)
     rest = log_sum_exp(log_q.masked_fill(_kept_mask(teacher), -torch.inf))
     mine = log_q.gather(-1, teacher.indices.long().clamp(min=0))
+    mine = mine.masked_fill(teacher.indices < 0, -torch.inf)
     return log_p, torch.cat([mine, rest.unsqueeze(-1)], -1)
+
+
+def _log_outcomes(teacher: TopKLogits | TopKMixture, temperature: float) -> tuple[Tensor, Tensor]:
+    if isinstance(teacher, TopKLogits):
+        return teacher.log_probs_at(temperature)
+    kept, outside = teacher.spread_at(temperature)
+    return kept.log(), outside.log()
 
 
 def _kept_mask(teacher: TopKLogits | TopKMixture) -> Tensor:

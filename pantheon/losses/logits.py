@@ -74,7 +74,7 @@ class KLDivergence(LogitLoss):
     T² keeps the gradient's size as the temperature changes. Against `TopKLogits` it is the
     divergence over the kept classes and one outcome for all the others: at most the full divergence
     (data processing inequality) and equal to it when every class is kept. Against a `TopKMixture`
-    it is the same of the mixture as it was kept.
+    the mass left is spread as `TopKMixture.spread_at` says; its total variation bound holds.
 
     Example:
         >>> loss = KLDivergence(temperature=2.0)

@@ -125,20 +125,28 @@ def mix_topk(
     weighted: list[tuple[float, TopKLogits]], temperatures: tuple[float, ...]
 ) -> TopKMixture:
     """The mixture on the union of supports; classes ascending, shorter unions padded by -1."""
-    at = [[v.probs_at(t) for t in temperatures] for _, v in weighted]
-    weights = [w for w, _ in weighted]
-    kept = torch.cat(
-        [torch.stack([p for p, _ in a], -2) * w for w, a in zip(weights, at, strict=True)], -1
-    )
-    left = torch.stack(
-        [torch.stack([m for _, m in a], -1) * w for w, a in zip(weights, at, strict=True)]
-    ).sum(0)
+    kept, even, left = [], [], []
+    for weight, top in weighted:
+        probs, tails = zip(*(top.probs_at(t) for t in temperatures), strict=True)
+        kept.append(torch.stack(probs, -2) * weight)
+        left.append(torch.stack(tails, -1) * weight)
+        even.append((left[-1] / max(1, top.classes - top.k)).unsqueeze(-1).expand_as(kept[-1]))
     indices, order = torch.cat([v.indices for _, v in weighted], -1).sort(dim=-1, stable=True)
-    kept = kept.gather(-1, order.unsqueeze(-2).expand_as(kept))
     slot = torch.zeros_like(order)
     slot[..., 1:] = (indices[..., 1:] != indices[..., :-1]).cumsum(-1)
     width = int(slot.max()) + 1 if slot.numel() else 0
     union = indices.new_full((*indices.shape[:-1], width), -1).scatter_(-1, slot, indices)
-    probs = kept.new_zeros((*kept.shape[:-1], width))
-    probs.scatter_add_(-1, slot.unsqueeze(-2).expand_as(kept), kept)
-    return TopKMixture(probs, union, left, temperatures, weighted[0][1].classes)
+    mixed, seen = (_gathered(parts, order, slot, width) for parts in (kept, even))
+    # What is spread on a class comes from the teachers that did not keep it.
+    share = (torch.stack([e[..., :1] for e in even]).sum(0) - seen).clamp_(min=0)
+    share.masked_fill_((union < 0).unsqueeze(-2), 0)
+    total = torch.stack(left).sum(0)
+    return TopKMixture(mixed, union, total, share, temperatures, weighted[0][1].classes)
+
+
+def _gathered(parts: list[Tensor], order: Tensor, slot: Tensor, width: int) -> Tensor:
+    """Teachers' entries ``[rows..., T, k]`` added up by class, ``[rows..., T, width]``."""
+    entries = torch.cat(parts, -1)
+    entries = entries.gather(-1, order.unsqueeze(-2).expand_as(entries))
+    out = entries.new_zeros((*entries.shape[:-1], width))
+    return out.scatter_add_(-1, slot.unsqueeze(-2).expand_as(entries), entries)

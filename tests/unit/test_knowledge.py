@@ -95,8 +95,11 @@ def test_top_k_of_other_temperatures_or_classes_is_not_joined() -> None:
 
 
 def test_joined_mixtures_are_padded_to_the_widest_union() -> None:
+    def tail(u: int) -> tuple[Tensor, Tensor]:
+        return torch.zeros(1, 1), torch.zeros(1, 1, u)
+
     narrow, wide = (
-        TopKMixture(torch.ones(1, 1, u), torch.arange(u).int()[None], torch.zeros(1, 1), (1.0,), 9)
+        TopKMixture(torch.ones(1, 1, u), torch.arange(u).int()[None], *tail(u), (1.0,), 9)
         for u in (1, 3)
     )
     joined = TopKMixture.concat([narrow, wide])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +43,18 @@ def spread(row_indices: Tensor, row_probs: Tensor) -> dict[int, float]:
     return {c: p for c, p in pairs if c >= 0}
 
 
+def bound_of(
+    parts: list[tuple[float, Tensor, TopKLogits]], row: int, union: set[int], temperature: float
+) -> float:
+    """The total variation distance that `TopKMixture` states."""
+    total, bound = sum(w for w, _, _ in parts), 0.0
+    for w, _, top in parts:
+        kept, tail = top.probs_at(temperature)
+        unseen = len(union - set(top.indices[row].tolist()))
+        bound += w / total * min(tail[row].item(), unseen * kept[row].min().item())
+    return bound
+
+
 @given(teachers(), st.sampled_from([1.0, 3.0]))
 def test_the_mixture_is_within_its_bound_of_the_true_one(
     parts: list[tuple[float, Tensor, TopKLogits]], temperature: float
@@ -59,13 +72,38 @@ def test_the_mixture_is_within_its_bound_of_the_true_one(
         assert all(truth[c] - p >= -rounding for c, p in ours.items())
         missed = sum(truth[c] - p for c, p in ours.items())
         beyond = abs(sum(p for c, p in enumerate(truth) if c not in union) - left[row].item())
-        bound = 0.0
-        for w, _, top in parts:
-            kept, tail = top.probs_at(temperature)
-            unseen = len(union - set(top.indices[row].tolist()))
-            bound += w / total * min(tail[row].item(), unseen * kept[row].min().item())
+        bound = bound_of(parts, row, union, temperature)
         assert (missed + beyond) / 2 <= bound + rounding * CLASSES
         assert bound <= left[row].item() + rounding * CLASSES
+
+
+@given(teachers(), st.sampled_from([1.0, 3.0]))
+def test_spreading_the_mass_left_stays_within_the_same_bound(
+    parts: list[tuple[float, Tensor, TopKLogits]], temperature: float
+) -> None:
+    mixture = mixture_of(parts)
+    probs, outside = mixture.spread_at(temperature)
+    total = sum(w for w, _, _ in parts)
+    true = sum(w / total * (x.double() / temperature).softmax(1) for w, x, _ in parts)
+    assert isinstance(true, Tensor)
+    for row in range(2):
+        ours, truth = spread(mixture.indices[row], probs[row]), true[row].tolist()
+        rest = sum(p for c, p in enumerate(truth) if c not in ours)
+        away = sum(abs(truth[c] - p) for c, p in ours.items()) + abs(rest - outside[row].item())
+        rounding = 1e-6 * (1 + max(x[row].abs().max().item() for _, x, _ in parts) / temperature)
+        assert away / 2 <= bound_of(parts, row, set(ours), temperature) + rounding * CLASSES
+        assert sum(ours.values()) + outside[row].item() == pytest.approx(1, abs=1e-5)
+        if len(ours) == CLASSES:
+            assert outside[row] == 0
+
+
+def test_teachers_that_keep_the_same_classes_need_no_spreading() -> None:
+    topk = top_k(logits(2, CLASSES), 4)
+    mixture = mixture_of([(0.5, torch.empty(0), topk), (0.5, torch.empty(0), topk)])
+    kept, tail = topk.probs_at(1)
+    ours, outside = mixture.spread_at(1)
+    assert torch.allclose(ours.sort(descending=True).values, kept, atol=1e-6)
+    assert torch.allclose(outside, tail, atol=1e-6)
 
 
 @given(teachers())

@@ -19,7 +19,7 @@ def tensors_of(value: Value) -> list[Tensor]:
     if isinstance(value, TopKLogits):
         return [value.values, value.indices, value.tail]
     if isinstance(value, TopKMixture):
-        return [value.probs, value.indices, value.left]
+        return [value.probs, value.indices, value.left, value.share]
     return [*tensors_of(value.values), value.lengths]
 
 
