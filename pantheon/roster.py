@@ -41,8 +41,8 @@ class Roster:
         """The replica with the fewest bytes outstanding among those fit for a request.
 
         A replica that let a lease run out and was not heard since is left alone for a while, if
-        there is another; so is one to avoid, even when that means waiting for the others to have credit:
-        a request given at once to the replica that just failed it would fail again.
+        there is another; so is one to avoid, even when that means waiting for the others to have
+        credit: a request given at once to the replica that just failed it would fail again.
 
         Args:
             now: seconds.
