@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pantheon.testing.stores import StoreContract
+from pantheon.testing import StoreContract
 
 _numbers = itertools.count()
 
