@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -162,4 +163,4 @@ def check_finite(name: str, value: Value, ids: IdArray | None) -> None:
 def _sum_is_finite(tensor: Tensor) -> bool:
     small = tensor.dtype in (torch.float16, torch.bfloat16)
     total = tensor.sum(dtype=torch.float32) if small else tensor.sum()
-    return bool(torch.isfinite(total))
+    return math.isfinite(total.item())

@@ -155,9 +155,9 @@ class Scorer:
             DatasetError: a sample could not be read.
         """
         ids, views = self._check_ids(ids), self._check_views(ids, views)
-        with self._lock, torch.inference_mode():
+        with self._lock:
             schema = self._begin(fields)
-            return _on_cpu(encode(schema, self._values(ids, views, schema.names)))
+            return _coded(schema, self._values(ids, views, schema.names))
 
     def score_inputs(
         self, inputs: Mapping[str, Tensor], fields: tuple[str, ...] | None = None
@@ -171,10 +171,10 @@ class Scorer:
             raise DatasetError(
                 f"inputs must be tensors of the same number of rows, at least one; found {rows}"
             )
-        with self._lock, torch.inference_mode():
+        with self._lock:
             schema = self._begin(fields)
             values = self._chunks_of_inputs(inputs, next(iter(rows.values())), schema.names)
-            return _on_cpu(encode(schema, values))
+            return _coded(schema, values)
 
     def knowledge(self, ids: IdArray, views: IdArray | None = None) -> Knowledge:
         """Knowledge of some samples, encoded and decoded as a remote teacher's would be."""
@@ -257,7 +257,7 @@ class Scorer:
         if bool((np.diff(order) == 1).all()):
             return values
         back = torch.from_numpy(np.argsort(order))
-        return {name: take_value(value, back) for name, value in values.items()}
+        return {name: take_value(v, back.to(v.device)) for name, v in values.items()}
 
     def _positions(self, ids: IdArray) -> frozenset[str] | None:
         """Fields that have one row per position: their second dimension follows the bucket."""
@@ -300,19 +300,23 @@ class Scorer:
         names: tuple[str, ...] | None,
     ) -> dict[str, Value]:
         """One forward, checked and cut to its rows; the values stay on the device."""
+        # Only from here: a dataset may keep tensors it makes, which others then train on.
         with torch.inference_mode():
             raw = self._raw(batch, lengths, rows, ids, names)
-        values = {}
-        for name, value in raw.items():
-            check_rows(name, value, self.fixed_rows or rows)
-            value = value if len(value) == rows else value[:rows]
-            value = self._plan.ragged(name, value, lengths)
-            if (form := self._plan.forms.get(name)) is not None:
-                check_form(name, value, form)
-            if self.finite == "raise":
-                check_finite(name, value, ids)
-            values[name] = value
-        return values
+            return {n: self._checked(n, value, lengths, rows, ids) for n, value in raw.items()}
+
+    def _checked(
+        self, name: str, value: Value, lengths: Tensor | None, rows: int, ids: IdArray | None
+    ) -> Value:
+        """A field of a forward, without the padding."""
+        check_rows(name, value, self.fixed_rows or rows)
+        value = value if len(value) == rows else value[:rows]
+        value = self._plan.ragged(name, value, lengths)
+        if (form := self._plan.forms.get(name)) is not None:
+            check_form(name, value, form)
+        if self.finite == "raise":
+            check_finite(name, value, ids)
+        return value
 
     def _raw(
         self,
@@ -345,8 +349,10 @@ def _concat(chunks: list[dict[str, Value]]) -> dict[str, Value]:
     return {name: concat_values([c[name] for c in chunks]) for name in chunks[0]}
 
 
-def _on_cpu(parts: list[Tensor]) -> list[Tensor]:
-    return [p if p.device.type == "cpu" else p.cpu() for p in parts]
+def _coded(schema: KnowledgeSchema, values: Mapping[str, Value]) -> list[Tensor]:
+    """Coded parts on the CPU, coded where the values are."""
+    with torch.inference_mode():
+        return [p if p.device.type == "cpu" else p.cpu() for p in encode(schema, values)]
 
 
 def _dataset_fingerprint(dataset: Any, given: str | None) -> str | None:
