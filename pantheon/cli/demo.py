@@ -13,7 +13,7 @@ from pantheon.errors import ConfigError
 
 def demo(
     seeds: Annotated[int, typer.Option(min=1, help="Students of each kind.")] = 5,
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each student.")] = 60,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of each student.")] = 40,
     out: Annotated[Path, typer.Option(help="Folder for teachers, report and pictures.")] = Path(
         "runs/demo"
     ),

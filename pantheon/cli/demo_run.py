@@ -109,10 +109,11 @@ def table(report: Report) -> list[str]:
         lines.append(line.rstrip())
     received = sum(counts["bytes"] for counts in report.streams.values())
     count = report.settings["seeds"]
+    seeds = f"{count} seeds" if count > 1 else "1 seed"
     return [
         *lines,
         "",
-        f"Held-out accuracy of a 16-unit student, mean ± sd over {count} seeds; the teachers have "
+        f"Held-out accuracy of a 16-unit student, mean ± sd over {seeds}; the teachers have "
         + " and ".join(f"{100 * a:.1f}" for a in report.teachers.values())
         + ".",
         f"Learning from both adds {100 * report.gain:.1f} points; {size(received)} of knowledge "

@@ -7,12 +7,12 @@ from torch import nn
 from pantheon.demo.data import CLASSES, PIXELS
 
 
-def conv_net(width: int = 32) -> nn.Module:
+def conv_net(width: int = 24) -> nn.Module:
     """Teacher A: a convolutional net of two stages.
 
     Example:
         >>> sum(p.numel() for p in conv_net().parameters())
-        61898
+        30298
     """
     return nn.Sequential(
         nn.Unflatten(1, (1, 8, 8)),
