@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from pantheon.errors import ConfigError
 from pantheon.lease import Ask, Assignment, Lease, Leases
+from pantheon.poison import Poisoned, count_attempt, failed_too_often, verdict
+from pantheon.progress import Progress
 from pantheon.roster import Roster
 from pantheon.window import Window
 
 __all__ = ["Assignment", "Counters", "Ledger", "Poisoned"]
-
-
-@dataclass(frozen=True, slots=True)
-class Poisoned:
-    """A request that one teacher failed too often; the caller raises `PoisonError` with its ids.
-
-    Args:
-        start, stop: its local rows.
-        attempts: refusals and crashes counted.
-        reasons: what each of them was, with the replica's name.
-    """
-
-    teacher: str
-    request: int
-    start: int
-    stop: int
-    attempts: int
-    reasons: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -50,19 +34,6 @@ class Counters:
     expired: int = 0
     refused: int = 0
     lost: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class _Teacher:
-    """How far one teacher is: asked up to `next`, answered up to `low`, with exceptions."""
-
-    name: str
-    roster: Roster
-    next: int
-    low: int
-    asks: dict[int, Ask] = field(default_factory=dict)
-    back: set[int] = field(default_factory=set)
-    ahead: set[int] = field(default_factory=set)
 
 
 class Ledger:
@@ -152,7 +123,7 @@ class Ledger:
         self._ready = head
         first = self._window.first
         self._teachers = {
-            name: _Teacher(name, Roster(max_requests), first, first) for name in row_bytes
+            name: Progress(name, Roster(max_requests), first, first) for name in row_bytes
         }
 
     @property
@@ -240,7 +211,7 @@ class Ledger:
                 self._give_new(teacher, given)
         return given
 
-    def _give_again(self, teacher: _Teacher, given: list[Assignment]) -> None:
+    def _give_again(self, teacher: Progress, given: list[Assignment]) -> None:
         for request in sorted(teacher.back):
             ask = teacher.asks[request]
             replica = teacher.roster.choose(self._now, ask.blame)
@@ -248,7 +219,7 @@ class Ledger:
                 teacher.back.remove(request)
                 given.append(self._grant(ask, replica.name))
 
-    def _give_new(self, teacher: _Teacher, given: list[Assignment]) -> None:
+    def _give_new(self, teacher: Progress, given: list[Assignment]) -> None:
         window, choose = self._window, teacher.roster.choose
         while teacher.next < window.requests:
             request = teacher.next
@@ -308,25 +279,13 @@ class Ledger:
         if found is None or found.ask.answered:
             self.counters.duplicates += 1
             return False
+        ask = found.ask
         self.counters.answered += 1
-        self._answer(found.ask)
-        self._window.settle(found.ask.request, found.ask.teacher, nbytes)
-        return True
-
-    def _answer(self, ask: Ask) -> None:
-        teacher = self._teachers[ask.teacher]
-        ask.answered = True
         self._leases.forget(ask.late)
-        del teacher.asks[ask.request]
-        teacher.back.discard(ask.request)
-        if ask.request != teacher.low:
-            teacher.ahead.add(ask.request)
-            return
-        teacher.low += 1
-        while teacher.low in teacher.ahead:
-            teacher.ahead.remove(teacher.low)
-            teacher.low += 1
-        self._ready = self._ready_up_to(self._answered_by_all())
+        self._window.settle(ask.request, ask.teacher, nbytes)
+        if self._teachers[ask.teacher].answer(ask.request):
+            self._ready = self._ready_up_to(self._answered_by_all())
+        return True
 
     def refuse(self, lease: int, reason: str, now: float, *, final: bool = False) -> None:
         """A replica will not answer: put the request back, or find it poisoned.
@@ -393,7 +352,7 @@ class Ledger:
         """Let the request be given away again, to another replica if there is one."""
         ask = lease.ask
         ask.blame.setdefault(lease.replica.name, 0)
-        if self._is_poison(ask):
+        if self.poisoned is not None and self.poisoned.concerns(ask):
             return False
         self._teachers[ask.teacher].back.add(ask.request)
         self.counters.requeued += 1
@@ -401,31 +360,20 @@ class Ledger:
 
     def _blame(self, lease: Lease, reason: str, final: bool = False) -> None:
         """Count an attempt of the lease's replica at its request."""
-        ask, name = lease.ask, lease.replica.name
-        ask.blame[name] = ask.blame.get(name, 0) + 1
-        ask.reasons.append(f"{name}: {reason}")
+        ask = lease.ask
+        count_attempt(ask, lease.replica.name, reason)
         if self.poisoned is None and (final or self._failed_too_often(ask)):
-            start, stop = self.span(ask.request)
-            attempts, reasons = sum(ask.blame.values()), tuple(ask.reasons)
-            self.poisoned = Poisoned(ask.teacher, ask.request, start, stop, attempts, reasons)
+            self.poisoned = verdict(ask, self.span(ask.request))
 
     def _failed_too_often(self, ask: Ask) -> bool:
-        """Whether its attempts are used up, on two replicas where there are two."""
-        culprits = {name for name, count in ask.blame.items() if count}
-        others = self._teachers[ask.teacher].roster.replicas.keys() - culprits
-        spent = sum(ask.blame.values()) >= self.attempts
-        return spent and (len(culprits) > 1 or not others)
-
-    def _is_poison(self, ask: Ask) -> bool:
-        found = self.poisoned
-        return found is not None and (found.teacher, found.request) == (ask.teacher, ask.request)
+        return failed_too_often(ask, self._teachers[ask.teacher].roster.replicas, self.attempts)
 
     def _tick(self, now: float) -> None:
         # A clock that goes back would leave the leases out of order.
         if now > self._now:
             self._now = now
 
-    def _teacher(self, name: str) -> _Teacher:
+    def _teacher(self, name: str) -> Progress:
         found = self._teachers.get(name)
         if found is None:
             raise ConfigError(f"no teacher {name!r}; there are {', '.join(self._teachers)}")

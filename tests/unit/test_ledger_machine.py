@@ -9,7 +9,7 @@ from pantheon.order import Order
 from tests.unit.ledger_machine import LedgerMachine
 
 SETTINGS = settings(
-    max_examples=150,
+    max_examples=250,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,
