@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -19,7 +20,8 @@ class Model:
     ones; anything else, and what the signature does not take, as the one argument.
 
     Args:
-        model: the module (moved to ``device``; ``eval()`` is called on it) or callable.
+        model: the module (``eval()`` is called on it) or callable.
+        device: where the module is moved; None leaves it where it is.
         features: field name to module path, such as ``{"mid": "layer3.1"}``.
 
     Raises:
@@ -27,16 +29,19 @@ class Model:
     """
 
     def __init__(
-        self, model: Any, features: Mapping[str, str], device: torch.device | str = "cpu"
+        self, model: Any, features: Mapping[str, str], device: torch.device | None = None
     ) -> None:
         if not callable(model):
             raise ConfigError(f"a model must be callable, found {type(model).__name__}")
         self.model = model
         self.modules: list[tuple[str, torch.nn.Module]] = []
         self.captured: dict[str, Any] = {}
+        self.thread = 0
         self.wanted: frozenset[str] = frozenset()
         if isinstance(model, torch.nn.Module):
-            model.to(device).eval()
+            if device is not None and device != own_device(model):
+                model.to(device)
+            model.eval()
             self.modules = list(model.named_modules())
         self._signature = _signature(model)
         self._binds: dict[tuple[str, ...] | int, bool] = {}
@@ -54,7 +59,8 @@ class Model:
             )
 
         def keep(module: torch.nn.Module, args: Any, output: Any) -> None:
-            if field in self.wanted:
+            # Another scorer of the same model may run it in another thread meanwhile.
+            if field in self.wanted and self.thread == threading.get_ident():
                 if field in self.captured:
                     raise ModelError(
                         f"feature {field!r}: module {path!r} ran twice in one forward; name a "
@@ -78,7 +84,7 @@ class Model:
         self, batch: Any, lengths: Tensor | None, wanted: Iterable[str] = ()
     ) -> tuple[Any, dict[str, Any]]:
         """What the model returns, and the features wanted. Call in inference mode."""
-        self.wanted, self.captured = frozenset(wanted), {}
+        self.wanted, self.captured, self.thread = frozenset(wanted), {}, threading.get_ident()
         try:
             return self._invoke(batch, lengths), self.captured
         finally:
@@ -115,6 +121,18 @@ class Model:
             except TypeError:
                 self._binds[key] = False
         return self._binds[key]
+
+
+def own_device(model: Any) -> torch.device:
+    """Where a module's weights are; the CPU for one without, and for a callable.
+
+    Example:
+        >>> own_device(torch.nn.Linear(1, 1))
+        device(type='cpu')
+    """
+    weights = model.parameters() if isinstance(model, torch.nn.Module) else iter(())
+    first = next(weights, None)
+    return first.device if first is not None else torch.device("cpu")
 
 
 def _signature(model: Any) -> inspect.Signature | None:

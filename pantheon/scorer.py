@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pantheon.calling import Model
+from pantheon.calling import Model, own_device
 from pantheon.codec import decode, encode
 from pantheon.dataset import Ids, check_map_style, fingerprint, has_views
 from pantheon.errors import ConfigError, DatasetError, IdOutOfRange, ModelError, PantheonError
@@ -47,7 +47,7 @@ class Scorer:
         schema: codec (or its name, or a whole FieldSpec) by field name; None takes every output
             with its own dtype, a single tensor as ``logits``.
         features: outputs of inner modules as fields: name to module path.
-        device: where forwards run.
+        device: where forwards run; None for the device the model is on.
         revision: states the revision instead of computing it from the weights.
         fixed_rows: pad every forward to this many rows (deterministic mode).
         buckets: lengths to which samples of variable length are zero-padded; the model is then
@@ -80,7 +80,7 @@ class Scorer:
         schema: Schema | None = None,
         *,
         features: Mapping[str, str] | None = None,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = None,
         revision: str | None = None,
         fixed_rows: int | None = None,
         buckets: Sequence[int] | None = None,
@@ -93,7 +93,7 @@ class Scorer:
         example: Any = None,
     ) -> None:
         _check_arguments(fixed_rows, batch_rows, buckets, finite, views, dataset)
-        self.device = torch.device(device)
+        self.device = own_device(model) if device is None else torch.device(device)
         self.fixed_rows, self.batch_rows = fixed_rows, fixed_rows or batch_rows
         self.buckets = tuple(sorted(set(buckets))) if buckets else None
         self.finite, self.views = finite, views

@@ -51,6 +51,7 @@ def run(work: Work, address: str, errors: Connection) -> None:
     """
     # Ctrl-C in a terminal reaches the whole group; the parent decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     _end_with_parent(address.removeprefix("ipc://"))
     torch.set_num_threads(work.threads)
     try:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from pantheon.calling import own_device
 from pantheon.errors import ConfigError
 
 Devices = int | Literal["auto"] | Sequence[str]
@@ -40,17 +41,10 @@ def device_names(devices: Devices, model: Any = None, device: Any = None) -> lis
     if not isinstance(devices, int):
         return [_checked(str(name)) for name in devices]
     if devices == 1:
-        return [_own_device(model)]
+        return [str(own_device(model))]
     if devices < 1 or (gpus and devices > gpus):
         raise ConfigError(f"devices={devices}; this machine has {gpus or 'no'} GPUs")
     return [f"cuda:{i}" for i in range(devices)] if gpus else ["cpu"] * devices
-
-
-def _own_device(model: Any) -> str:
-    """Where a module's weights are."""
-    weights = model.parameters() if isinstance(model, torch.nn.Module) else iter(())
-    first = next(weights, None)
-    return str(first.device) if first is not None else "cpu"
 
 
 def _checked(name: str) -> str:

@@ -67,6 +67,8 @@ class Host:
         found = [answer for worker in self.workers for answer in worker.collect(now)]
         for worker in self.workers:
             found += self._rescue(worker.lost())
+        if self.schedule and all(worker.hopeless for worker in self.workers):
+            found += [(job, _no_worker(job)) for job in self.schedule.clear()]
         return found
 
     def _rescue(self, lost: Sequence[Job]) -> list[tuple[Job, Reply]]:
@@ -92,3 +94,11 @@ class Host:
         """Stop the workers."""
         for worker in self.workers:
             worker.stop()
+
+
+def _no_worker(job: Job) -> Refused:
+    return Refused(
+        job.score.request,
+        "busy",
+        "the teacher's worker processes die again and again; its log says why",
+    )

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import logging
 import multiprocessing
+import signal
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -27,6 +28,9 @@ BACK_OFF_S = 0.1
 BACK_OFF_MAX_S = 10.0
 STEADY_S = 30.0
 """Seconds after which a worker that dies is started again without waiting."""
+
+HOPELESS = 2
+"""Failed starts in a row after which nobody is kept waiting for this worker."""
 
 STOP_S = 1.0
 """Seconds a process may take to end before it is killed."""
@@ -102,7 +106,7 @@ class ProcessWorker(Worker):
         self._starts = itertools.count(1)
         self._batches: deque[set[Job]] = deque()
         self._lost: list[Job] = []
-        self._deaths = 0
+        self._deaths = self._failed_starts = 0
         self._ready_at = 0.0
         self._stopped = False
 
@@ -123,6 +127,8 @@ class ProcessWorker(Worker):
         self._starter.start()
 
     def _start(self, process: SpawnProcess, theirs: Any) -> None:
+        # The process inherits this thread's mask: Ctrl-C cannot hit it before it ignores it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             process.start()
             self._process = process
@@ -155,6 +161,11 @@ class ProcessWorker(Worker):
     def expect(self, welcome: Welcome) -> None:
         """What the process must say from now on, whenever it is started."""
         self._expected = welcome
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it died again and again before it could answer."""
+        return self._failed_starts >= HOPELESS
 
     # Working.
 
@@ -234,7 +245,7 @@ class ProcessWorker(Worker):
                     now,
                 )
                 return
-            self.welcome, self._ready_at = welcome, now
+            self.welcome, self._ready_at, self._failed_starts = welcome, now, 0
         link.flush(welcome)
 
     def _answered(self, link: _Link, reply: Scored | Refused) -> tuple[Job, Reply]:
@@ -263,6 +274,7 @@ class ProcessWorker(Worker):
         if self._process is not None:
             self._process.kill()
             threading.Thread(target=self._process.join, daemon=True).start()
+        self._failed_starts = 0 if self.welcome else self._failed_starts + 1
         self._process, self.welcome, self._start_error = None, None, None
         steady = self._ready_at and now - self._ready_at > STEADY_S
         self._deaths = 1 if steady else self._deaths + 1

@@ -105,7 +105,7 @@ def _first_welcome(
         wake.clear()
         for worker in workers:
             worker.collect(time.monotonic())
-            if worker.failure is not None:
+            if worker.failure is not None and not stopping():
                 raise worker.failure
     first = workers[0].welcome
     assert first is not None

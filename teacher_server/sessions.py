@@ -29,13 +29,7 @@ def welcome(hello: Hello, models: Mapping[str, Welcome]) -> Welcome | Refused:
     if own is None and not hello.model and len(models) == 1:
         own = next(iter(models.values()))
     if own is None:
-        asked = f"no model {hello.model!r} here" if hello.model else "no model was named"
-        return Refused(
-            None,
-            "model",
-            f"{asked}; this server has {', '.join(map(repr, sorted(models)))}: put the name into "
-            "the address, such as tcp://host:port/NAME",
-        )
+        return Refused(None, "model", _no_model(hello.model, sorted(models)))
     if hello.dataset is not None and own.dataset is not None and hello.dataset != own.dataset:
         return Refused(
             None,
@@ -49,6 +43,16 @@ def welcome(hello: Hello, models: Mapping[str, Welcome]) -> Welcome | Refused:
     except SchemaError as error:
         return Refused(None, "schema", str(error))
     return replace(own, schema=schema)
+
+
+def _no_model(asked: str, names: list[str]) -> str:
+    what = f"no model {asked!r} here" if asked else "no model was named"
+    if names == [""]:
+        return f"{what}; this server has one model without a name: leave it out of the address"
+    return (
+        f"{what}; this server has {', '.join(map(repr, names))}: put the name into the address, "
+        "such as tcp://host:port/NAME"
+    )
 
 
 def check_score(score: Score, rows: int, own: Welcome, row_bytes: int) -> Refused | None:

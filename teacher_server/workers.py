@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import queue
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
@@ -25,6 +27,10 @@ ABANDON_JOIN_S = 0.3
 AHEAD = 2
 """Batches a worker has: one it scores and one that waits, so that it never waits for us."""
 
+QUICK_S = 0.002
+"""Seconds of a forward that the server's loop does itself: a hop to a thread and back costs as much
+as small forwards do, and nobody misses the loop for so short a time."""
+
 
 class Worker(ABC):
     """Scores requests of one model on one device. All methods are called by the server's loop."""
@@ -37,6 +43,11 @@ class Worker(ABC):
 
     due: float | None = None
     """When to collect at the latest, on `time.monotonic`'s clock; None when nothing is due."""
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether waiting for it is pointless now."""
+        return False
 
     @property
     @abstractmethod
@@ -70,7 +81,7 @@ class Worker(ABC):
 
 
 class ThreadWorker(Worker):
-    """A thread of this process.
+    """A thread of this process; what is quick is scored in the caller's, never both at once.
 
     Args:
         scorer: what it calls.
@@ -84,6 +95,7 @@ class ThreadWorker(Worker):
         self._todo: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
         self._done: deque[tuple[list[Job], list[Reply]]] = deque()
         self._given: deque[list[Job]] = deque()
+        self._pace = math.inf
         # A daemon: a forward cannot be interrupted, and the process must not wait for its end.
         self._thread = threading.Thread(target=self._run, name=f"pantheon-{name}", daemon=True)
         self._thread.start()
@@ -91,21 +103,36 @@ class ThreadWorker(Worker):
     def _run(self) -> None:
         with contextlib.suppress(_Abandoned):
             while (jobs := self._todo.get()) is not None:
-                wanted = [job for job in jobs if not job.cancelled]
-                replies = answer(self._scorer, wanted, self._max_bytes) if wanted else []
-                self._done.append((wanted, replies))
+                self._score(jobs)
                 self._wake.set()
+
+    def _score(self, jobs: list[Job]) -> None:
+        start = time.perf_counter()
+        wanted = [job for job in jobs if not job.cancelled]
+        replies = answer(self._scorer, wanted, self._max_bytes) if wanted else []
+        self._done.append((wanted, replies))
+        if wanted:
+            seconds = time.perf_counter() - start
+            self._pace = seconds / sum(job.rows for job in wanted)
 
     @property
     def free(self) -> bool:
-        return len(self._given) < AHEAD
+        return len(self._given) < AHEAD and self.due is None
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        self._given.append(list(jobs))
-        self.rows += sum(job.rows for job in jobs)
-        self._todo.put(self._given[-1])
+        given = list(jobs)
+        rows = sum(job.rows for job in given)
+        quick = not self._given and self._pace * rows < QUICK_S
+        self._given.append(given)
+        self.rows += rows
+        if quick:
+            self._score(given)
+            self.due = 0.0
+        else:
+            self._todo.put(given)
 
     def collect(self, now: float) -> list[tuple[Job, Reply]]:
+        self.due = None
         found: list[tuple[Job, Reply]] = []
         while self._done:
             jobs, replies = self._done.popleft()

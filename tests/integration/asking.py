@@ -17,7 +17,7 @@ from pantheon.messages import Cancel, Goodbye, Heartbeat, Hello, Refused, Score,
 from pantheon.transport import Connected, Lost, connect, parse_address
 
 Seen = TypeVar("Seen")
-PATIENCE_S = 20.0
+PATIENCE_S = 40.0
 
 
 class Asking:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,22 @@ class Slow(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         time.sleep(self.seconds)
+        return x
+
+
+class Perishable(torch.nn.Module):
+    """Cannot be unpickled once a file exists."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if os.path.exists(state["path"]):
+            raise RuntimeError("spoilt")
+        super().__setstate__(state)
+
+    def forward(self, x: Tensor) -> Tensor:
         return x
 
 

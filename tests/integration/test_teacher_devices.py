@@ -19,7 +19,7 @@ from pantheon.errors import ConfigError, ModelError
 from pantheon.messages import Refused, Scored
 from teacher_server import Teacher
 from tests.integration.asking import Asking
-from tests.integration.models import SIZE, Deadly, Slow, Vectors, net
+from tests.integration.models import SIZE, Deadly, Perishable, Slow, Vectors, net
 from tests.integration.programs import ROOT
 
 
@@ -101,6 +101,17 @@ def test_a_student_can_ask_for_some_fields_of_a_server_of_many_devices() -> None
         some.ask(2, [3])
         assert some.wait(Scored).digest is not None
         assert set(all_.answer([1, 2])) == {"logits", "mid"}
+
+
+def test_workers_that_cannot_be_started_again_keep_nobody_waiting(tmp_path: Path) -> None:
+    spoilt = tmp_path / "spoilt"
+    model = Teacher(Perishable(str(spoilt)), Vectors(), {"x": "raw"}, devices=2)
+    with model.start("tcp://127.0.0.1:0") as server, Asking(server.addresses[0]) as student:
+        assert len(student.answer([1])["x"]) == 1
+        spoilt.touch()
+        for worker in workers():
+            worker.kill()
+        assert student.refusal([2]).code == "busy"
 
 
 def broken(x: torch.Tensor) -> torch.Tensor:
