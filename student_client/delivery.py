@@ -91,6 +91,7 @@ class Delivery:
         self.outbox = Outbox(fleet, plan, itinerary, epoch)
         self._pieces: dict[int, dict[str, Piece]] = {}
         self._silence = dict.fromkeys(teachers, 0.0)
+        self._since = 0.0
         fleet.handler = self
         for replica in fleet.replicas:
             if replica.up:
@@ -131,7 +132,7 @@ class Delivery:
 
     def _wait(self) -> None:
         """Wait for events, and only then look whose leases have run out."""
-        before = self.fleet.clock()
+        before = self._since = self.fleet.clock()
         times = [self.ledger.deadline(), self.outbox.next_resend, self._patience_ends(before)]
         self.fleet.pump(min((t for t in times if t is not None), default=None))
         now = self.fleet.clock()
@@ -159,8 +160,16 @@ class Delivery:
 
     def _patience_ends(self, now: float) -> float | None:
         """When we may have waited too long for replicas that are up but say nothing."""
-        left = [self.fleet.patience - self._silence[t] for t in self.ledger.waiting_for()]
+        left = [self._patience(t) - self._silence[t] for t in self.ledger.waiting_for()]
         return now + max(0.0, min(left)) if left else None
+
+    def _patience(self, teacher: str) -> float:
+        """Seconds a teacher may be silent: no less than three heartbeats."""
+        return max(self.fleet.patience, 3 * self.teachers[teacher].welcome.heartbeat)
+
+    def _hear(self, teacher: str) -> None:
+        """A sign of life; what is left of the wait at hand counts as silence."""
+        self._silence[teacher] = self._since - self.fleet.clock()
 
     def _lose_patience(self, waited: float) -> None:
         for teacher in self.ledger.waiting_for():
@@ -168,13 +177,13 @@ class Delivery:
             if not replicas or not replicas[0].supervised:
                 continue
             self._silence[teacher] += waited
-            if self._silence[teacher] >= self.fleet.patience:
-                self._silence[teacher] = 0
+            if self._silence[teacher] >= self._patience(teacher):
+                self._silence[teacher] = 0.0
+                where = ", ".join(r.address for r in replicas)
                 raise TeacherUnavailable(
-                    f"teacher {teacher!r} is connected at {', '.join(r.address for r in replicas)} "
-                    f"but has said nothing for {self.fleet.patience:g} s while rows "
-                    f"{self.ledger.head} on are waited for; see whether it hangs, or wait longer "
-                    "with patience="
+                    f"teacher {teacher!r} is connected at {where} but has said nothing for "
+                    f"{self._patience(teacher):g} s while rows {self.ledger.head} on are waited "
+                    "for; see whether it hangs, or wait longer with patience="
                 )
 
     def _dispatch(self) -> None:
@@ -191,7 +200,7 @@ class Delivery:
     def scored(self, replica: Replica, message: Scored) -> None:
         """Take an answer in; one that nobody waits for is counted and dropped."""
         teacher = self.teachers[replica.teacher]
-        self._silence[replica.teacher] = 0
+        self._hear(replica.teacher)
         assignment = self.outbox.take(message.request, replica)
         if assignment is None:
             self.ledger.accept(message.request, 0)
@@ -220,7 +229,7 @@ class Delivery:
 
     def refused(self, replica: Replica, message: Refused) -> None:
         """Ask again elsewhere or later, or raise when that cannot help."""
-        self._silence[replica.teacher] = 0
+        self._hear(replica.teacher)
         assignment = self.outbox.take(message.request, replica)
         if assignment is None:
             return
@@ -252,7 +261,7 @@ class Delivery:
 
     def working(self, replica: Replica, message: Heartbeat) -> None:
         """Give a replica more time for what it works on."""
-        self._silence[replica.teacher] = 0
+        self._hear(replica.teacher)
         self.ledger.renew(message.requests, self.fleet.clock())
 
     def joined(self, replica: Replica) -> None:
