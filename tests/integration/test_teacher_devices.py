@@ -111,6 +111,7 @@ def test_workers_that_cannot_be_started_again_keep_nobody_waiting(tmp_path: Path
         spoilt.touch()
         for worker in workers():
             worker.kill()
+        until(lambda: server.stats().restarts >= 2)
         assert student.refusal([2]).code == "busy"
 
 
