@@ -57,8 +57,14 @@ def _bars(axes: Axes, report: Report) -> None:
     places = np.arange(len(WAYS))
     axes.bar(places, means, yerr=spreads, capsize=4, color=[COLOURS[w] for w in WAYS], width=0.6)
     for place, mean, spread in zip(places, means, spreads, strict=True):
+        # Inside the bar: above it are the teachers' lines.
         axes.annotate(
-            f"{mean:.1f}", (place, mean + spread), (0, 4), ha="center", textcoords="offset points"
+            f"{mean:.1f} ± {spread:.1f}",
+            (place, mean - spread),
+            (0, -18),
+            ha="center",
+            color="white",
+            textcoords="offset points",
         )
     for name, accuracy in report.teachers.items():
         axes.axhline(
