@@ -29,6 +29,7 @@ class Workload:
         batch: samples a batch.
         distinct: batches the teacher has ready; longer runs see them again.
         batches: batches in one timed block.
+        device: samples the teacher's model takes at once.
     """
 
     name: str
@@ -36,15 +37,16 @@ class Workload:
     batch: int
     distinct: int
     batches: int
+    device: int
 
 
 WORKLOADS = {
     w.name: w
     for w in (
-        Workload("W1", "128 x fp32[1000]", 128, 64, 100),
-        Workload("W2", "32 x fp32[256,14,14]", 32, 16, 100),
-        Workload("W3", "8 x 1024 tokens x top-64", 8, 16, 100),
-        Workload("W4", "32 x fp32[10]", 32, 3200, 3200),
+        Workload("W1", "128 x fp32[1000]", 128, 64, 100, 256),
+        Workload("W2", "32 x fp32[256,14,14]", 32, 16, 100, 32),
+        Workload("W3", "8 x 1024 tokens x top-64", 8, 16, 100, 8),
+        Workload("W4", "32 x fp32[10]", 32, 3200, 3200, 1024),
     )
 }
 
@@ -90,5 +92,5 @@ def teacher(workload: Workload) -> Teacher:
         Ids(workload.batch * workload.batches),
         schema={"logits": schema},
         revision=workload.name,
-        batch_rows=workload.batch * 32,
+        batch_rows=workload.device,
     )

@@ -89,7 +89,8 @@ class Engine:
         while not self._over():
             self._watch_workers()
             ready = self._poller.poll(math.ceil(self._patience() * 1000))
-            self._wake.clear()
+            if any(p == self._wake.fd for p, _ in ready):
+                self._wake.clear()
             self._turn({self._owners[p] for p, _ in ready if p in self._owners})
         for key in list(self._sessions):
             self._send(key, Goodbye("the teacher stops serving"))

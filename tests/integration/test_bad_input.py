@@ -111,9 +111,11 @@ def something_else(answer: bytes) -> Iterator[int]:
 
         thread = threading.Thread(target=loop)
         thread.start()
-        yield server.getsockname()[1]
-        over.set()
-        thread.join()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            over.set()
+            thread.join()
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "grpc"])
@@ -121,7 +123,7 @@ def test_another_protocol_on_the_port_is_told_apart_from_nobody(scheme: str) -> 
     answer = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
     with (
         something_else(answer) as port,
-        says(errors.TransportError, f"127.0.0.1:{port}", "protocol", within=25),
+        says(errors.TransportError, f"127.0.0.1:{port}", "speak", within=25),
     ):
         read_all({"t": f"{scheme}://127.0.0.1:{port}"}, patience=15)
 
