@@ -5,6 +5,8 @@ Run ``python docs/build.py FOLDER``. A page with a link to a file that is not th
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 import shutil
 import sys
@@ -21,7 +23,8 @@ PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title} - Pantheon</title>
 <style>
-body {{ font: 16px/1.55 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem }}
+body {{ font: 16px/1.55 system-ui, sans-serif }}
+body {{ max-width: 52rem; margin: 2rem auto; padding: 0 1rem }}
 pre, code {{ font: 14px/1.45 ui-monospace, monospace; background: #f5f5f5 }}
 pre {{ padding: .8rem; overflow-x: auto }}
 table {{ border-collapse: collapse }} td, th {{ border: 1px solid #ddd; padding: .3rem .6rem }}
@@ -43,6 +46,20 @@ def check_links(page: Path) -> None:
             raise SystemExit(f"{page}: the link to {link} leads nowhere")
 
 
+def modules() -> list[str]:
+    """Every module of ours, its lazily imported names looked up so that they are shown."""
+    names = list(PACKAGES)
+    for package in PACKAGES:
+        path = importlib.import_module(package).__path__
+        names += [found.name for found in pkgutil.walk_packages(path, f"{package}.")]
+    names = [name for name in names if not name.endswith("__main__")]
+    for name in names:
+        module = importlib.import_module(name)
+        for public in getattr(module, "__all__", ()):
+            setattr(module, public, getattr(module, public))
+    return names
+
+
 def build(out: Path) -> None:
     """Write every page of this folder, the README and the API reference to `out`."""
     out.mkdir(parents=True, exist_ok=True)
@@ -56,7 +73,7 @@ def build(out: Path) -> None:
     for picture in DOCS.glob("*.svg"):
         shutil.copy(picture, out)
     pdoc.render.configure(docformat="google")
-    pdoc.pdoc(*PACKAGES, output_directory=out / "api")
+    pdoc.pdoc(*modules(), output_directory=out / "api")
 
 
 if __name__ == "__main__":
