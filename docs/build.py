@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import markdown2
 import pdoc
@@ -57,7 +58,12 @@ def modules() -> list[str]:
         module = importlib.import_module(name)
         for public in getattr(module, "__all__", ()):
             setattr(module, public, getattr(module, public))
-    return names
+    # pdoc itself finds the modules of packages that have no __all__.
+    return [n for n in names if n in PACKAGES or hasattr(_parent(n), "__all__")]
+
+
+def _parent(name: str) -> ModuleType:
+    return importlib.import_module(name.rpartition(".")[0])
 
 
 def build(out: Path) -> None:
