@@ -1,6 +1,6 @@
 """The command line: the one place of the core that knows both its siblings."""
 
-from pantheon.cli.app import app as app
-from pantheon.cli.app import main as main
+from pantheon.cli.application import app as app
+from pantheon.cli.application import main as main
 
 __all__ = ["app", "main"]
