@@ -14,13 +14,20 @@ from student_client.check import check_scored, intact
 from student_client.fleet import Fleet
 from student_client.itinerary import Itinerary, Stretch
 from student_client.known import KnownTeacher
-from student_client.outbox import Outbox
+from student_client.outbox import Asked, Outbox
 from student_client.plan import MergePlan
 from student_client.refusals import LATER, final_error, poison_error
 from student_client.replica import Replica
+from student_client.requests import Request
 from student_client.stats import Totals
 
 logger = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""Seconds between two looks whether somebody has been silent for too long."""
+
+SHORT_S = 0.02
+"""Waits up to this many seconds are business as usual and count as nobody's silence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +140,15 @@ class Delivery:
     def _wait(self) -> None:
         """Wait for events, and only then look whose leases have run out."""
         before = self._since = self.fleet.clock()
-        times = [self.ledger.deadline(), self.outbox.next_resend, self._patience_ends(before)]
-        self.fleet.pump(min((t for t in times if t is not None), default=None))
+        times = (before + LOOK_S, self.ledger.deadline(), self.outbox.next_resend)
+        self.fleet.pump(min([t for t in times if t is not None]))
         now = self.fleet.clock()
         self.totals.wait += now - before
         self._expire(now)
-        self.ledger.renew(self.outbox.resend(now, self.teachers), now)
-        self._lose_patience(now - before)
+        if self.outbox.next_resend is not None:
+            self.ledger.renew(self.outbox.resend(now, self.teachers), now)
+        if now - before > SHORT_S:
+            self._lose_patience(now - before)
         self._dispatch()
 
     def _expire(self, now: float) -> None:
@@ -157,11 +166,6 @@ class Delivery:
                 overdue.start,
                 overdue.stop - 1,
             )
-
-    def _patience_ends(self, now: float) -> float | None:
-        """When we may have waited too long for replicas that are up but say nothing."""
-        left = [self._patience(t) - self._silence[t] for t in self.ledger.waiting_for()]
-        return now + max(0.0, min(left)) if left else None
 
     def _patience(self, teacher: str) -> float:
         """Seconds a teacher may be silent: no less than three heartbeats."""
@@ -191,38 +195,38 @@ class Delivery:
         while assignments := self.ledger.dispatch(now):
             for assignment in assignments:
                 teacher = self.teachers[assignment.teacher]
-                if len(self.outbox.request(assignment).ids_for(teacher.name)):
-                    self.outbox.ask(assignment, teacher)
+                request = self.outbox.request(assignment)
+                if len(request.ids_for(teacher.name)):
+                    self.outbox.ask(assignment, request, teacher)
                 else:
-                    self._accept(assignment, teacher, ())
+                    self._accept(assignment, request, ())
         self.totals.next_lease = self.ledger.next_lease
 
     def scored(self, replica: Replica, message: Scored) -> None:
         """Take an answer in; one that nobody waits for is counted and dropped."""
         teacher = self.teachers[replica.teacher]
         self._hear(replica.teacher)
-        assignment = self.outbox.take(message.request, replica)
-        if assignment is None:
+        asked = self.outbox.take(message.request, replica)
+        if asked is None:
             self.ledger.accept(message.request, 0)
             teacher.late += 1
             return
-        rows = len(self.outbox.request(assignment).ids_for(replica.teacher))
-        check_scored(teacher, replica, message, rows)
+        check_scored(teacher, replica, message, len(asked.request.ids_for(replica.teacher)))
         if (wrong := intact(replica, message)) is not None:
             teacher.corrupt += 1
-            self._again(assignment, replica, "checksum", wrong)
+            self._again(asked, "checksum", wrong)
             return
-        self._accept(assignment, teacher, message.parts)
+        self._accept(asked.assignment, asked.request, message.parts)
 
     def _accept(
-        self, assignment: Assignment, teacher: KnownTeacher, parts: tuple[RawTensor, ...]
+        self, assignment: Assignment, request: Request, parts: tuple[RawTensor, ...]
     ) -> None:
-        nbytes = sum(memoryview(p.data).nbytes for p in parts)
+        teacher = self.teachers[assignment.teacher]
+        nbytes = sum([memoryview(p.data).nbytes for p in parts])
         if not self.ledger.accept(assignment.lease, nbytes):
             teacher.late += 1
             return
-        wanted = self.outbox.request(assignment).wanted.get(teacher.name)
-        start, stop = assignment.start, assignment.stop
+        wanted, start, stop = request.wanted.get(teacher.name), assignment.start, assignment.stop
         piece = Piece(start, stop, wanted, teacher.codec, parts)
         self._pieces.setdefault(assignment.request, {})[teacher.name] = piece
         teacher.bytes += nbytes
@@ -230,23 +234,24 @@ class Delivery:
     def refused(self, replica: Replica, message: Refused) -> None:
         """Ask again elsewhere or later, or raise when that cannot help."""
         self._hear(replica.teacher)
-        assignment = self.outbox.take(message.request, replica)
-        if assignment is None:
+        asked = self.outbox.take(message.request, replica)
+        if asked is None:
             return
         self.teachers[replica.teacher].refused += 1
         if message.code == "busy":
-            self.outbox.busy(assignment, replica)
-            return
-        if message.code in LATER:
+            self.outbox.busy(asked)
+        elif message.code in LATER:
             self.fleet.postpone(replica, f"{message.code}: {message.message}")
-            return
-        ids = self.outbox.request(assignment).ids_for(replica.teacher)
-        error = final_error(replica.teacher, replica.address, message.code, message.message, ids)
-        if error is not None:
-            raise error
-        self._again(assignment, replica, message.code, message.message)
+        else:
+            ids = asked.request.ids_for(replica.teacher)
+            where, why = replica.address, message.message
+            error = final_error(replica.teacher, where, message.code, why, ids)
+            if error is not None:
+                raise error
+            self._again(asked, message.code, why)
 
-    def _again(self, assignment: Assignment, replica: Replica, code: str, reason: str) -> None:
+    def _again(self, asked: Asked, code: str, reason: str) -> None:
+        replica, assignment = asked.replica, asked.assignment
         where = f"teacher {replica.teacher!r} at {replica.address}"
         logger.warning("%s, rows %d on: %s", where, assignment.start, reason)
         self.ledger.refuse(assignment.lease, reason, self.fleet.clock())

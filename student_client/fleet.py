@@ -119,7 +119,7 @@ class Fleet:
             UnknownHost, ProtocolError: no replica of a teacher can ever be reached.
         """
         before = self.clock()
-        down = [r for r in self.replicas if not r.up]
+        down = [r for r in self.replicas if r.welcome is None]
         for pollable, _ in self._poller.poll(self._timeout(before, until, down)):
             if pollable in self._extra:
                 self._extra[pollable]()

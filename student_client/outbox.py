@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,14 @@ from student_client.known import KnownTeacher
 from student_client.plan import MergePlan
 from student_client.replica import Replica
 from student_client.requests import Request
+
+
+class Asked(NamedTuple):
+    """Who was asked for which request."""
+
+    assignment: Assignment
+    replica: Replica
+    request: Request
 
 
 class Outbox:
@@ -34,7 +43,7 @@ class Outbox:
     def __init__(self, fleet: Fleet, plan: MergePlan, itinerary: Itinerary, epoch: int) -> None:
         self.fleet, self.plan, self.itinerary, self.epoch = fleet, plan, itinerary, epoch
         self.requests: dict[int, Request] = {}
-        self.asked: dict[int, tuple[Assignment, Replica]] = {}
+        self.asked: dict[int, Asked] = {}
         self._overdue: list[int] = []
         self._later: deque[tuple[float, int]] = deque()
         self._replicas = {(r.teacher, r.address): r for r in fleet.replicas}
@@ -55,30 +64,30 @@ class Outbox:
             self.requests[assignment.request] = request
         return request
 
-    def ask(self, assignment: Assignment, teacher: KnownTeacher) -> None:
+    def ask(self, assignment: Assignment, request: Request, teacher: KnownTeacher) -> None:
         """Send an assignment, unless its replica has left since it was made."""
         replica = self._replicas[assignment.teacher, assignment.replica]
         if replica.up:
-            self.asked[assignment.lease] = assignment, replica
-            self._send(assignment, replica, teacher)
+            asked = self.asked[assignment.lease] = Asked(assignment, replica, request)
+            self._send(asked, teacher)
 
-    def _send(self, assignment: Assignment, replica: Replica, teacher: KnownTeacher) -> None:
-        score = self.request(assignment).score(assignment.lease, teacher.name, teacher.reader)
-        if not replica.send(score):
-            self.fleet.postpone(replica, "it takes no messages")
+    def _send(self, asked: Asked, teacher: KnownTeacher) -> None:
+        score = asked.request.score(asked.assignment.lease, teacher.name, teacher.reader)
+        if not asked.replica.send(score):
+            self.fleet.postpone(asked.replica, "it takes no messages")
 
-    def take(self, lease: int | None, replica: Replica) -> Assignment | None:
-        """Whose answer this is; None when nobody waits for it."""
-        entry = self.asked.get(lease if lease is not None else -1)
-        if entry is None or entry[1] is not replica or entry[0].request not in self.requests:
+    def take(self, lease: int | None, replica: Replica) -> Asked | None:
+        """What an answer answers; None when nobody waits for it."""
+        asked = self.asked.get(lease if lease is not None else -1)
+        if asked is None or asked.replica is not replica:
             return None
-        del self.asked[entry[0].lease]
-        return entry[0]
+        del self.asked[asked.assignment.lease]
+        return asked if asked.assignment.request in self.requests else None
 
-    def busy(self, assignment: Assignment, replica: Replica) -> None:
+    def busy(self, asked: Asked) -> None:
         """Ask the same replica once more a little later."""
-        self.asked[assignment.lease] = assignment, replica
-        self._later.append((self.fleet.clock() + RETRY_S, assignment.lease))
+        self.asked[asked.assignment.lease] = asked
+        self._later.append((self.fleet.clock() + RETRY_S, asked.assignment.lease))
 
     def resend(self, now: float, teachers: dict[str, KnownTeacher]) -> list[int]:
         """Send again what was put off until now; answers the leases."""
@@ -86,14 +95,14 @@ class Outbox:
         while self._later and self._later[0][0] <= now:
             lease = self._later.popleft()[1]
             if lease in self.asked:
-                assignment, replica = self.asked[lease]
-                self._send(assignment, replica, teachers[assignment.teacher])
+                asked = self.asked[lease]
+                self._send(asked, teachers[asked.replica.teacher])
                 sent.append(lease)
         return sent
 
     def forget(self, replica: Replica) -> None:
         """A replica left: it answers nothing any more."""
-        for lease in [n for n, (_, r) in self.asked.items() if r is replica]:
+        for lease in [n for n, asked in self.asked.items() if asked.replica is replica]:
             del self.asked[lease]
 
     def overdue(self, lease: int) -> None:
@@ -108,10 +117,10 @@ class Outbox:
             self._overdue = [n for n in self._overdue if self._still_wanted(n)]
 
     def _still_wanted(self, lease: int) -> bool:
-        if lease in self.asked and self.asked[lease][0].request in self.requests:
-            return True
-        self.asked.pop(lease, None)
-        return False
+        asked = self.asked.get(lease)
+        if asked is not None and asked.assignment.request not in self.requests:
+            del self.asked[lease]
+        return lease in self.asked
 
     def rows(self, numbers: Iterable[int], start: int, stop: int) -> Stretch:
         """The ids of local rows ``[start, stop)``, which these requests cover."""
@@ -119,17 +128,17 @@ class Outbox:
 
     def unsupervised(self) -> list[int]:
         """Leases of work inside this process, which cannot get lost."""
-        return [n for n, (_, replica) in self.asked.items() if not replica.supervised]
+        return [n for n, asked in self.asked.items() if not asked.replica.supervised]
 
     def in_flight(self, teacher: str) -> int:
         """Requests that a teacher was asked and has not answered."""
-        return sum(a.teacher == teacher for a, _ in self.asked.values())
+        return sum(asked.replica.teacher == teacher for asked in self.asked.values())
 
     def cancel(self) -> None:
         """Tell the replicas that nobody waits any more."""
         wanted: dict[Replica, list[int]] = {}
-        for lease, (_, replica) in self.asked.items():
-            wanted.setdefault(replica, []).append(lease)
+        for lease, asked in self.asked.items():
+            wanted.setdefault(asked.replica, []).append(lease)
         for replica, leases in wanted.items():
             replica.send(Cancel(tuple(leases)))
         self.asked.clear()

@@ -58,6 +58,7 @@ def raw_inputs(inputs: Any) -> dict[str, RawTensor]:
         DatasetError: inputs that are no tensor and no dict of tensors.
 
     Example:
+        >>> import torch
         >>> {k: v.shape for k, v in raw_inputs({"x": torch.zeros(2, 3)}).items()}
         {'x': (2, 3)}
     """

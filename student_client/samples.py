@@ -7,15 +7,18 @@ import multiprocessing
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from pantheon.dataset import collate, read, split_item
 from pantheon.errors import DatasetError
+from pantheon.reading import rows_of
 from student_client.itinerary import Itinerary
 
 logger = logging.getLogger(__name__)
@@ -156,7 +159,10 @@ class Samples:
             generator=torch.Generator().manual_seed(self.itinerary.order.seed),
         )
         try:
-            iter(loader)  # starts the workers, on an empty epoch
+            with warnings.catch_warnings():
+                # The error below says the same, and what to do.
+                warnings.filterwarnings("ignore", "Got pickle error")
+                iter(loader)  # starts the workers, on an empty epoch
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise DatasetError(
                 f"the dataset or collate_fn cannot be handed to {num_workers} spawned workers "
@@ -172,9 +178,22 @@ class Samples:
         return self._read()
 
     def _read(self) -> Iterator[tuple[Any, Any]]:
+        table = self._table()
         for keys in self.keys:
-            made = self.pairing(self.rows.__getitems__(keys))
+            if table:
+                ids = np.array([id for id, _ in keys], np.int64)
+                inputs, *rest = (rows_of(t, ids) for t in table)
+                made = inputs, rest[0] if rest else None
+            else:
+                made = self.pairing(self.rows.__getitems__(keys))
             yield pinned(made) if self.pin_memory else made
+
+    def _table(self) -> tuple[Tensor, ...]:
+        """The tensors of a TensorDataset of inputs and targets, indexed without a loop."""
+        dataset, plain = self.rows.dataset, self.pairing.collate_fn is None
+        if not plain or self.itinerary.views or type(dataset) is not TensorDataset:
+            return ()
+        return dataset.tensors if len(dataset.tensors) <= 2 else ()
 
     def close(self) -> None:
         """Stop the workers."""
@@ -198,9 +217,3 @@ def pinned(value: Any) -> Any:
 def should_pin(given: bool | None) -> bool:
     """Whether to pin memory: as told, else where there is a GPU to copy to."""
     return torch.cuda.is_available() if given is None else given
-
-
-def model_inputs(dataset: Any, ids: Sequence[int], view: int, collate_fn: Collate | None) -> Any:
-    """The student's inputs of some ids, for a teacher that has no dataset of its own."""
-    items = [read(dataset, id, view) for id in ids]
-    return Pairing(collate_fn)(items)[0]
