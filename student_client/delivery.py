@@ -208,7 +208,7 @@ class Delivery:
         self._hear(replica.teacher)
         asked = self.outbox.take(message.request, replica)
         if asked is None:
-            self.ledger.accept(message.request, 0)
+            # The ledger is not asked: it would take a late answer for a lease it still knows.
             teacher.late += 1
             return
         check_scored(teacher, replica, message, len(asked.request.ids_for(replica.teacher)))
@@ -285,7 +285,6 @@ class Delivery:
         counters, totals = self.ledger.counters, self.totals
         return replace(
             totals,
-            duplicates=totals.duplicates + counters.duplicates,
             requeued=totals.requeued + counters.requeued,
             expired=totals.expired + counters.expired,
         )
@@ -293,8 +292,7 @@ class Delivery:
     def close(self) -> None:
         """Tell the replicas that nobody waits any more, and let go of everything."""
         counted = self.counted()
-        for name in ("duplicates", "requeued", "expired"):
-            setattr(self.totals, name, getattr(counted, name))
+        self.totals.requeued, self.totals.expired = counted.requeued, counted.expired
         if self.fleet.handler is self:
             self.fleet.handler = None
         if not self.fleet.closed:

@@ -39,14 +39,14 @@ class TeacherStats:
 
 @dataclass(frozen=True, slots=True)
 class LoaderStats:
-    """A loader since it was made; counts of requests are those of the epoch at hand.
+    """A loader since it was made.
 
     Args:
         ready: whole batches that could be yielded without waiting.
         batches: batches yielded.
         wait: seconds spent waiting for teachers.
         bytes: coded bytes taken in, of all teachers.
-        duplicates: answers to requests that had been answered.
+        duplicates: answers nobody waited for any more, most of them a second one.
         requeued: requests put back because a replica went away or refused.
         expired: requests put back because nobody was heard of in time.
         teachers: one by one.
@@ -79,7 +79,6 @@ class Totals:
 
     batches: int = 0
     wait: float = 0.0
-    duplicates: int = 0
     requeued: int = 0
     expired: int = 0
     next_lease: int = 1
@@ -110,7 +109,7 @@ def loader_stats(
         batches=totals.batches,
         wait=totals.wait,
         bytes=sum(t.bytes for t in teachers.values()),
-        duplicates=counted.duplicates,
+        duplicates=sum(t.late for t in teachers.values()),
         requeued=counted.requeued,
         expired=counted.expired,
         teachers=each,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +25,8 @@ from pantheon.schema import FieldSpec, KnowledgeSchema
 from pantheon.transport import listen
 from student_client import Batch, KnowledgeLoader
 from teacher_server import Server, Teacher
-from tests.integration.toy import Numbers
+from tests.integration.programs import ROOT
+from tests.integration.toy import Numbers, toy_teacher
 
 SIZE = 1000
 
@@ -183,6 +186,15 @@ def test_worker_processes_read_the_samples(server: Server, collate_fn: Any) -> N
                 assert batch.targets.tolist() == ids
                 if n == stop:
                     break
+
+
+def test_workers_are_forked_where_no_socket_exists_and_nobody_outlives_the_student() -> None:
+    with toy_teacher("minus").start("tcp://127.0.0.1:0") as running:
+        command = [sys.executable, "-W", "error", "-m", "tests.integration.forking"]
+        process = subprocess.run(
+            [*command, running.addresses[0]], cwd=ROOT, capture_output=True, text=True, timeout=50
+        )
+    assert (process.returncode, process.stdout, process.stderr) == (0, "done\n", "")
 
 
 def test_a_replica_that_dies_loses_no_sample() -> None:

@@ -1,0 +1,107 @@
+"""A connection that loses, repeats, delays and damages what it carries, the same way every time."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pantheon.messages import Message, RawTensor, Scored
+from pantheon.transport import Connected, Connection, Event, Lost
+from pantheon.transport.wake import Wake
+
+
+@dataclass(frozen=True)
+class Faults:
+    """How likely each fault is, for each answer.
+
+    Args:
+        drop: it never arrives.
+        repeat: it arrives twice.
+        delay: it arrives after the next one.
+        flip: one bit of it is wrong.
+        part: the connection breaks, and is made again, before it is heard.
+    """
+
+    drop: float = 0.0
+    repeat: float = 0.0
+    delay: float = 0.0
+    flip: float = 0.0
+    part: float = 0.0
+
+
+class Faulty(Connection):
+    """A connection with faults drawn from a seed."""
+
+    def __init__(self, inner: Connection, faults: Faults, seed: int) -> None:
+        self.inner, self.faults = inner, faults
+        self.address = inner.address
+        self._random = random.Random(seed)
+        self._events: deque[Event] = deque()
+        self._delayed: deque[Event] = deque()
+        self._wake = Wake()
+        self.injected = 0
+
+    @property
+    def pollables(self) -> tuple[Any, ...]:
+        return (*self.inner.pollables, self._wake.fd)
+
+    def send(self, message: Message) -> bool:
+        return self.inner.send(message)
+
+    def receive(self) -> Event | None:
+        if not self._events:
+            self._take(self.inner.receive())
+        if not self._events:
+            self._events.extend(self._delayed)
+            self._delayed.clear()
+        if self._events:
+            return self._events.popleft()
+        self._wake.clear()
+        return None
+
+    def _take(self, event: Event | None) -> None:
+        if event is None:
+            return
+        if not isinstance(event, Scored):
+            self._events.append(event)
+            return
+        fault = self._draw()
+        self.injected += fault is not None
+        match fault:
+            case None:
+                self._events.append(event)
+                self._events.extend(self._delayed)
+                self._delayed.clear()
+            case "drop":
+                self._wake.set()
+            case "repeat":
+                self._events.extend((event, event))
+            case "delay":
+                self._delayed.append(event)
+                self._wake.set()
+            case "flip":
+                self._events.append(flipped(event, self._random))
+            case "part":
+                self._events.extend((Lost("a fault"), Connected(), event))
+
+    def _draw(self) -> str | None:
+        at = self._random.random()
+        for fault in ("drop", "repeat", "delay", "flip", "part"):
+            at -= getattr(self.faults, fault)
+            if at < 0:
+                return fault
+        return None
+
+    def close(self) -> None:
+        self.inner.close()
+        self._wake.close()
+
+
+def flipped(scored: Scored, source: random.Random) -> Scored:
+    """The answer with one bit of its first payload changed."""
+    first, *rest = scored.parts
+    data = bytearray(first.data)
+    data[source.randrange(len(data))] ^= 1 << source.randrange(8)
+    return replace(scored, parts=(RawTensor(first.dtype, first.shape, bytes(data)), *rest))
