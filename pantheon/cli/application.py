@@ -10,7 +10,14 @@ import typer
 from pantheon.cli.demo import demo
 from pantheon.cli.distill import distill
 from pantheon.cli.dump import dump
-from pantheon.cli.guard import INTERRUPTED, guarded, interruptible, log_to_stderr, set_debug
+from pantheon.cli.guard import (
+    INTERRUPTED,
+    guarded,
+    interruptible,
+    leave_at_once,
+    log_to_stderr,
+    set_debug,
+)
 from pantheon.cli.inspect import inspect
 from pantheon.cli.serve import serve
 
@@ -53,4 +60,8 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
+        leave_at_once()
+    except SystemExit as status:
+        if status.code != INTERRUPTED:
+            raise
+        leave_at_once()

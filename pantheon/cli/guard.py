@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn, ParamSpec
@@ -60,6 +62,18 @@ def interruptible() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, first)
+
+
+def leave_at_once() -> NoReturn:
+    """End after Ctrl-C, once what was begun has been cleaned up.
+
+    Handlers registered for the end still run (they end worker processes); taking the interpreter
+    and its libraries apart can take more than a second and is left out.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
 
 
 def log_to_stderr(verbosity: int) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 PANTHEON = [sys.executable, "-m", "pantheon"]
@@ -179,10 +181,7 @@ def test_ctrl_c_ends_a_dump_in_time_with_status_130(folder: Path) -> None:
         while not list((folder / "dump").glob("shard-*.safetensors")):
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        dump.send_signal(signal.SIGINT)
-        began = time.monotonic()
-        assert dump.wait(10) == 130
-        assert time.monotonic() - began < 2
+        assert interrupt(dump) == 130
         assert dump.stderr is not None
         assert "Traceback" not in dump.stderr.read()
     done = pantheon(folder, "dump", "teacher.yaml", "dump", "--json")
@@ -201,3 +200,34 @@ def test_an_unknown_command_or_option_is_a_usage_error(folder: Path) -> None:
         done = pantheon(folder, *arguments)
         assert done.returncode == 2
         assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_ends_a_student_that_waits_for_its_teacher(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(30)
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        text = STUDENT.replace("{line: dump}", f"{{line: '{address}'}}\npatience: 600")
+        (folder / "student.yaml").write_text(text)
+        with subprocess.Popen([*PANTHEON, "distill", "student.yaml"], cwd=folder) as student:
+            silent.accept()[0].close()
+            assert interrupt(student) == 130
+
+
+def test_ctrl_c_ends_the_demo_and_its_teacher(folder: Path) -> None:
+    command = [*PANTHEON, "demo", "--out", "demo", "--epochs", "1000"]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        assert any("in a process of its own" in line for line in demo.stdout)
+        teachers = psutil.Process(demo.pid).children()
+        assert teachers
+        assert interrupt(demo) == 130
+        assert not psutil.wait_procs(teachers, 2)[1]
+
+
+def interrupt(process: subprocess.Popen[str]) -> int:
+    """Press Ctrl-C; answers the status, which must come within 2 seconds."""
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    status = process.wait(10)
+    assert time.monotonic() - began < 2
+    return status
