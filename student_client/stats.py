@@ -69,9 +69,6 @@ class LoaderStats:
         """Plain values, for JSON."""
         return asdict(self)
 
-    def __getitem__(self, name: str) -> Any:
-        return self.as_dict()[name]
-
 
 @dataclass(slots=True)
 class Totals:
