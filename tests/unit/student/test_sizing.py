@@ -12,7 +12,7 @@ from pantheon.errors import ConfigError, UnsupportedScheme
 from pantheon.messages import Limits
 from pantheon.schema import FieldSpec, KnowledgeSchema
 from student_client.options import Options, for_teachers, place
-from student_client.sizing import is_ragged, request_rows, row_bytes
+from student_client.sizing import REQUEST_BYTES, is_ragged, request_rows, row_bytes
 from student_client.sources import kind_of, open_sources
 
 
@@ -35,7 +35,7 @@ def test_requests_are_whole_batches_within_the_bounds_of_teachers(
     if rows >= batch:
         assert rows % batch == 0
         assert rows // batch <= 32
-        assert rows == batch or rows * weight <= 1 << 20
+        assert rows == batch or rows * weight <= REQUEST_BYTES
 
 
 def test_requests_of_samples_that_differ_in_size_are_single_batches() -> None:
