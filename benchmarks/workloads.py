@@ -43,9 +43,9 @@ class Workload:
 WORKLOADS = {
     w.name: w
     for w in (
-        Workload("W1", "128 x fp32[1000]", 128, 64, 100, 256),
-        Workload("W2", "32 x fp32[256,14,14]", 32, 16, 100, 32),
-        Workload("W3", "8 x 1024 tokens x top-64", 8, 16, 100, 8),
+        Workload("W1", "128 x fp32[1000]", 128, 64, 100, 1024),
+        Workload("W2", "32 x fp32[256,14,14]", 32, 16, 100, 128),
+        Workload("W3", "8 x 1024 tokens x top-64", 8, 16, 100, 32),
         Workload("W4", "32 x fp32[10]", 32, 3200, 3200, 1024),
     )
 }
@@ -71,8 +71,10 @@ class Lookup:
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
-        self.tables = arrays(workload)
         self.rows = workload.batch * workload.distinct
+        # As many rows again from the start as a forward may need, so that none has to wrap around.
+        more = workload.device * (TOKENS if workload.name == "W3" else 1)
+        self.tables = [torch.cat([t, t[:more]]) for t in arrays(workload)]
 
     def __call__(self, ids: Tensor) -> Tensor | Ragged:
         start = int(ids[0]) % self.rows

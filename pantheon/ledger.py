@@ -67,6 +67,7 @@ class Ledger:
         attempts: refusals and crashes after which a request is poisoned.
         head: rows yielded before, a multiple of `batch` or `rows`.
         first_lease: number of the first lease; the `next_lease` of the epoch before.
+        ramp: rows of the first request, where later ones double it up to `request`; None for none.
 
     Raises:
         ConfigError: an argument that cannot be.
@@ -98,6 +99,7 @@ class Ledger:
         attempts: int = 3,
         head: int = 0,
         first_lease: int = 0,
+        ramp: int | None = None,
     ) -> None:
         for name, value in (
             ("rows", rows),
@@ -117,7 +119,7 @@ class Ledger:
         self.poisoned: Poisoned | None = None
         self.counters = Counters()
         self.next_lease = first_lease
-        self._window = Window(rows, batch, request, row_bytes, window_bytes, head)
+        self._window = Window(rows, batch, request, row_bytes, window_bytes, head, ramp)
         self._leases = Leases(lease)
         self._now = float("-inf")
         self._ready = head
@@ -153,6 +155,10 @@ class Ledger:
     def span(self, request: int) -> tuple[int, int]:
         """The local rows ``[start, stop)`` of a request."""
         return self._window.span(request)
+
+    def holding(self, row: int) -> int:
+        """The request that holds a row."""
+        return self._window.cuts.holding(row)
 
     def in_flight(self, replica: str) -> int:
         """Requests a replica holds (of that name, for whichever teacher)."""

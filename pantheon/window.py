@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import ceil
 
+from pantheon.cuts import Cuts
+
 SMOOTH = 8
 """Replies over which the size of a row is averaged, where it differs from what was declared."""
 
@@ -24,6 +26,7 @@ class Window:
             expectation follows them.
         limit: bytes.
         head: rows yielded before; the first request starts there.
+        ramp: rows of the first request; see `Cuts`.
 
     Example:
         >>> window = Window(100, 10, 20, {"a": 4.0}, limit=160, head=10)
@@ -39,11 +42,13 @@ class Window:
         row_bytes: Mapping[str, float],
         limit: int,
         head: int,
+        ramp: int | None = None,
     ) -> None:
-        self.rows, self.batch, self.request, self.limit = rows, batch, request, limit
-        self.head = self._origin = head
-        self.requests = -(-rows // request)
-        self.first = self.end = head // request if head < rows else self.requests
+        self.rows, self.batch, self.limit = rows, batch, limit
+        self.head = head
+        self.cuts = Cuts(rows, request, head, ramp)
+        self.requests = self.cuts.end
+        self.first = self.end = self.cuts.first
         self.nbytes = 0
         self._declared = dict(row_bytes)
         self.row_bytes = dict(row_bytes)
@@ -53,10 +58,7 @@ class Window:
 
     def span(self, request: int) -> tuple[int, int]:
         """The local rows ``[start, stop)`` of a request."""
-        start = request * self.request
-        stop = start + self.request
-        origin, rows = self._origin, self.rows
-        return start if start > origin else origin, stop if stop < rows else rows
+        return self.cuts.span(request)
 
     @property
     def head_stop(self) -> int:

@@ -36,6 +36,7 @@ class Pace:
 
     Args:
         request_rows: local rows of a request.
+        first_rows: local rows of the first request, which the next ones double; None for none less.
         window_bytes: coded bytes asked for past the batch that is next.
         max_requests: requests in flight for each replica.
         lease: seconds a replica may be silent about a request.
@@ -43,6 +44,7 @@ class Pace:
     """
 
     request_rows: int
+    first_rows: int | None
     window_bytes: int
     max_requests: int
     lease: float
@@ -94,6 +96,7 @@ class Delivery:
             attempts=pace.attempts,
             head=head,
             first_lease=totals.next_lease,
+            ramp=pace.first_rows,
         )
         self.outbox = Outbox(fleet, plan, itinerary, epoch)
         self._pieces: dict[int, dict[str, Piece]] = {}
@@ -107,8 +110,7 @@ class Delivery:
 
     def numbers(self, start: int, stop: int) -> range:
         """The requests that cover local rows ``[start, stop)``."""
-        size = self.pace.request_rows
-        return range(start // size, (stop - 1) // size + 1)
+        return range(self.ledger.holding(start), self.ledger.holding(stop - 1) + 1)
 
     def pieces(self, start: int, stop: int) -> dict[str, Sequence[Piece]]:
         """Every teacher's answers that cover some rows, all of which are ready."""

@@ -51,8 +51,8 @@ class Epoch:
         return max(0, -(-(self.delivery.ledger.ready() - self.head) // self._batch))
 
     def _make(self, ready: int) -> None:
-        start, size = self.head, self.delivery.pace.request_rows
-        stop = min((start // size + 1) * size, self._rows)
+        start, ledger = self.head, self.delivery.ledger
+        stop = ledger.span(ledger.holding(start))[1]
         # A request of whole batches is merged at once and cut into views. Any other cut gives the
         # same bits batch by batch, only slower.
         whole = ready >= stop and (stop % self._batch == 0 or stop == self._rows)

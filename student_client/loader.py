@@ -54,7 +54,8 @@ class KnowledgeLoader:
         num_workers: processes that read samples; 0 reads in the caller's thread.
         collate_fn: from a list of samples to inputs, or to a tuple of inputs and targets.
         pin_memory: page-locked tensors; None where there is a GPU.
-        request_rows: samples of one request; None for whole batches of about 1 MiB together.
+        request_rows: samples of one request; None for whole batches of about 4 MiB together, the
+            first requests of an epoch smaller.
         window_bytes: coded bytes asked for ahead of the next batch, all teachers together.
         max_requests: requests in flight for each replica.
         patience: seconds to wait for a teacher of which no replica can be reached.

@@ -65,6 +65,7 @@ class Settled:
                 limits=limits,
                 asked=options.request_rows,
             ),
+            first_rows=options.batch_size if options.request_rows is None else None,
             window_bytes=options.window_bytes,
             max_requests=min([options.max_requests, *(x.max_in_flight for x in limits)]),
             lease=options.lease,

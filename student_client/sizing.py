@@ -10,7 +10,7 @@ from pantheon.errors import ConfigError
 from pantheon.messages import Limits
 from pantheon.schema import DTYPES, KnowledgeSchema
 
-REQUEST_BYTES = 1 << 20
+REQUEST_BYTES = 4 << 20
 """What a request's answer should weigh: small batches share a message."""
 
 MOST_BATCHES = 32
@@ -43,7 +43,7 @@ def is_ragged(schema: KnowledgeSchema) -> bool:
 def request_rows(
     batch: int, weight: int, *, ragged: bool, limits: Iterable[Limits], asked: int | None
 ) -> int:
-    """Rows of a request: as asked for, else whole batches, as many as weigh about a mebibyte.
+    """Rows of a request: as asked for, else whole batches, as many as weigh about `REQUEST_BYTES`.
 
     Args:
         batch: rows of a batch.

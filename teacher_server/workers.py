@@ -27,7 +27,7 @@ ABANDON_JOIN_S = 0.3
 AHEAD = 2
 """Batches a worker has: one it scores and one that waits, so that it never waits for us."""
 
-QUICK_S = 0.002
+QUICK_S = 0.005
 """Seconds of a forward that the server's loop does itself: a hop to a thread and back costs as much
 as small forwards do, and nobody misses the loop for so short a time."""
 
@@ -95,7 +95,8 @@ class ThreadWorker(Worker):
         self._todo: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
         self._done: deque[tuple[list[Job], list[Reply]]] = deque()
         self._given: deque[list[Job]] = deque()
-        self._pace = math.inf
+        # Seconds a row of the last forwards; the least of them, as others may use the cores too.
+        self._paces: deque[float] = deque([math.inf], maxlen=4)
         # A daemon: a forward cannot be interrupted, and the process must not wait for its end.
         self._thread = threading.Thread(target=self._run, name=f"pantheon-{name}", daemon=True)
         self._thread.start()
@@ -113,7 +114,7 @@ class ThreadWorker(Worker):
         self._done.append((wanted, replies))
         if wanted:
             seconds = time.perf_counter() - start
-            self._pace = seconds / sum(job.rows for job in wanted)
+            self._paces.append(seconds / sum(job.rows for job in wanted))
 
     @property
     def free(self) -> bool:
@@ -122,7 +123,7 @@ class ThreadWorker(Worker):
     def submit(self, jobs: Sequence[Job]) -> None:
         given = list(jobs)
         rows = sum(job.rows for job in given)
-        quick = not self._given and self._pace * rows < QUICK_S
+        quick = not self._given and min(self._paces) * rows < QUICK_S
         self._given.append(given)
         self.rows += rows
         if quick:

@@ -33,6 +33,7 @@ class LedgerMachine(RuleBasedStateMachine):
         size=st.integers(1, 60),
         teachers=st.integers(1, 3),
         request=st.integers(1, 14),
+        ramp=st.sampled_from([None, 1, 2, 5]),
         window=st.sampled_from([0, 60, 150, 400]),
         most=st.integers(1, 4),
         attempts=st.integers(1, 3),
@@ -40,8 +41,9 @@ class LedgerMachine(RuleBasedStateMachine):
         shuffle=st.booleans(),
         names=st.lists(NAMES, min_size=1, max_size=3, unique=True),
     )
-    def start(self, size, teachers, request, window, most, attempts, world, shuffle, names):
-        self.size, self.shuffle, self.request = size, shuffle, request
+    def start(self, size, teachers, request, ramp, window, most, attempts, world, shuffle, names):
+        self.size, self.shuffle = size, shuffle
+        self.request, self.ramp = request, ramp if ramp and ramp < request else None
         self.row_bytes = dict(list(ROW_BYTES.items())[:teachers])
         self.window, self.most, self.attempts = window, most, attempts
         self.now, self.next_lease = 0.0, 0
@@ -71,6 +73,7 @@ class LedgerMachine(RuleBasedStateMachine):
             attempts=self.attempts,
             head=head,
             first_lease=self.next_lease,
+            ramp=self.ramp,
         )
         self.watched = WatchedLedger(
             ledger,
@@ -81,6 +84,7 @@ class LedgerMachine(RuleBasedStateMachine):
             most=self.most,
             term=TERM,
             attempts=self.attempts,
+            ramp=self.ramp,
         )
         for teacher, names in replicas.items():
             for name in sorted(names):

@@ -6,6 +6,16 @@ from math import ceil
 from pantheon.ledger import Assignment, Ledger
 
 
+def cut(head: int, rows: int, request: int, ramp: int | None) -> list[int]:
+    """Where the requests end, one after another."""
+    stops, at, size = [], head, ramp or request
+    while at < rows:
+        at = min(rows, at + size if ramp else (at // request + 1) * request)
+        size = min(size * 2, request)
+        stops.append(at)
+    return stops
+
+
 class WatchedLedger:
     """One ledger and what it must have done, kept in the most literal way.
 
@@ -13,9 +23,13 @@ class WatchedLedger:
     names the promise that was broken.
     """
 
-    def __init__(self, ledger: Ledger, *, batch, request, row_bytes, window, most, term, attempts):
+    def __init__(
+        self, ledger: Ledger, *, batch, request, row_bytes, window, most, term, attempts, ramp=None
+    ):
         self.ledger = ledger
-        self.batch, self.request, self.window = batch, request, window
+        self.batch, self.window = batch, window
+        self.stops = cut(ledger.head, ledger.rows, request, ramp)
+        self.base = 0 if ramp else ledger.head // request
         self.most, self.term, self.attempts = most, term, attempts
         self.teachers = list(row_bytes)
         self.origin = self.head = ledger.head
@@ -39,15 +53,15 @@ class WatchedLedger:
 
     @property
     def count(self) -> int:
-        return -(-self.rows // self.request)
+        return self.base + len(self.stops)
 
     @property
     def first(self) -> int:
-        return self.head // self.request if self.head < self.rows else self.count
+        return self.base + sum(stop <= self.head for stop in self.stops)
 
     def span(self, request: int) -> tuple[int, int]:
-        start = request * self.request
-        return max(start, self.origin), min(start + self.request, self.rows)
+        k = request - self.base
+        return self.stops[k - 1] if k else self.origin, self.stops[k]
 
     def held(self, replica: str) -> list[Assignment]:
         return [a for a in self.live.values() if a.replica == replica]
@@ -147,7 +161,8 @@ class WatchedLedger:
         self.check()
 
     def advance(self, stop: int) -> None:
-        for request in range(self.first, -(-stop // self.request)):
+        touched = [k for k in range(self.first, self.count) if self.span(k)[0] < stop]
+        for request in touched:
             for teacher in self.teachers:
                 assert (teacher, request) in self.answered, (
                     f"nothing is yielded before all teachers answered: {teacher}, {request}"
