@@ -64,7 +64,10 @@ class ZmqConnection(Connection):
 
     def _configure(self) -> None:
         set_options(self._socket, self._max_bytes)
-        self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        # With IMMEDIATE, libzmq would drop replies that came before a loss and are not read yet.
+        # `send` sees to it that nothing is queued for nobody; what was queued when a teacher died
+        # is refused by the next one, as it comes before Hello.
+        self._socket.setsockopt(zmq.IMMEDIATE, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, int(RECONNECT_S * 1000))
         self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, int(RECONNECT_MAX_S * 1000))
         self._socket.setsockopt(zmq.CONNECT_TIMEOUT, int(CONNECT_S * 1000))

@@ -28,6 +28,9 @@ LINGER_S = 0.5
 
 BACKLOG = 512
 
+REMEMBERED = 256
+"""Lost peers whose last messages may still come, as those of several peers come in turns."""
+
 
 class ZmqListener(Listener):
     """`Listener` over ``tcp://`` and ``ipc://``; a peer is its routing id.
@@ -48,6 +51,7 @@ class ZmqListener(Listener):
         self._peers: dict[bytes, int] = {}
         self._by_fd: dict[int, bytes] = {}
         self._open: set[int] = set()
+        self._gone: deque[bytes] = deque(maxlen=REMEMBERED)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         set_options(self._socket, self._max_bytes)
@@ -108,6 +112,9 @@ class ZmqListener(Listener):
             self._refuse(peer, error)
             return None
         if peer not in self._peers:
+            if peer in self._gone:
+                # Its descriptor may be another peer's by now, which must not be taken for it.
+                return None
             self._meet(peer, frames[0])
         return peer, message
 
@@ -132,6 +139,7 @@ class ZmqListener(Listener):
 
     def _lose(self, peer: bytes, fd: int) -> None:
         del self._peers[peer], self._by_fd[fd]
+        self._gone.append(peer)
         self._pending.append((peer, Lost("the student disconnected")))
 
     def _look_around(self) -> bool:

@@ -476,3 +476,11 @@ def test_checksums_are_compared_when_asked_for(server: Server) -> None:
         for batch in reading:
             check(batch)
         assert reading.stats().teachers["t"].corrupt == 0
+
+
+def test_students_that_follow_each_other_are_not_taken_for_one_another() -> None:
+    with teacher().start("tcp://127.0.0.1:0") as server:
+        for _ in range(150):
+            with KnowledgeLoader(batch_size=4, teachers={"t": server.addresses[0]}) as loader:
+                next(iter(loader))
+                assert loader.stats().teachers["t"].losses == 0
