@@ -36,7 +36,7 @@ def steps(loader: KnowledgeLoader, epochs: int, save: str | None) -> list[dict[s
                 {
                     "ids": batch.ids[real].tolist(),
                     "inputs": batch.inputs[real].flatten().tolist(),
-                    "knowledge": batch.knowledge["mean"][real].flatten().tolist(),
+                    "knowledge": batch.knowledge["mean_float32"][real].flatten().tolist(),
                 }
             )
             if save:

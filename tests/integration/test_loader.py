@@ -480,7 +480,7 @@ def test_checksums_are_compared_when_asked_for(server: Server) -> None:
 
 def test_students_that_follow_each_other_are_not_taken_for_one_another() -> None:
     with teacher().start("tcp://127.0.0.1:0") as server:
-        for _ in range(150):
+        for _ in range(60):
             with KnowledgeLoader(batch_size=4, teachers={"t": server.addresses[0]}) as loader:
                 next(iter(loader))
                 assert loader.stats().teachers["t"].losses == 0

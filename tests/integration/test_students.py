@@ -24,7 +24,7 @@ EPOCHS = 2
 def teacher() -> Iterator[str]:
     """The address of a teacher in a process of its own."""
     with running("tests.integration.toy", "tcp://127.0.0.1:0") as (_, addresses):
-        yield f"{addresses[0]}/minus-float32"
+        yield f"{addresses[0]}/minus"
 
 
 def order(teacher: str, out: Path, *, batch: int, size: int = SMALL, **more: Any) -> str:

@@ -16,7 +16,14 @@ from teacher_server import Teacher, serve
 
 SIZE = 1000
 SHIFTS = {"minus": -1.0, "plus": 1.0}
-FIELDS = ("mean", "sum")
+MERGES = {
+    "mean_float32": "mean",
+    "sum_float32": "sum",
+    "mean_float16": "mean",
+    "sum_bfloat16": "sum",
+    "mean_int8": "mean",
+}
+"""Fields that are the same number, each with a codec and a merge of its own."""
 
 
 class Numbers:
@@ -30,7 +37,7 @@ class Numbers:
 
 
 class Line(torch.nn.Module):
-    """2x plus a shift, under two names so that one run sees both merges."""
+    """2x plus a shift, under many names so that one run sees every codec and both merges."""
 
     def __init__(self, shift: float) -> None:
         super().__init__()
@@ -38,30 +45,28 @@ class Line(torch.nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         y = 2 * x + self.shift
-        return {"mean": y, "sum": y}
+        return dict.fromkeys(MERGES, y)
 
 
-def toy_teacher(name: str, codec: str = "float32") -> Teacher:
+def toy_teacher(name: str) -> Teacher:
     """Teacher "minus" or "plus"."""
     return Teacher(
         Line(SHIFTS[name]),
         Numbers(),
-        schema=dict.fromkeys(FIELDS, codec),
+        schema={field: field.split("_")[1] for field in MERGES},
         dataset_fingerprint="toy",
     )
 
 
-def models(codecs: tuple[str, ...]) -> dict[str, Teacher]:
-    """Both teachers in every codec, named "minus-float32" and so on."""
-    return {f"{name}-{codec}": toy_teacher(name, codec) for name in SHIFTS for codec in codecs}
+def toy_teachers() -> dict[str, Teacher]:
+    """Both, by name."""
+    return {name: toy_teacher(name) for name in SHIFTS}
 
-
-CODECS = ("float32", "float16", "bfloat16", "int8")
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     serve(
-        models(CODECS),
+        toy_teachers(),
         *sys.argv[1:],
         ready=lambda addresses: print(json.dumps(addresses), flush=True),
     )
