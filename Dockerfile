@@ -1,5 +1,5 @@
 # One image for teachers and students; the command says which.
-#   docker build --build-arg PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" -t pantheon .
+#   docker build --build-arg PIP_ARGS="--extra-index-url URL" -t pantheon .   # a CPU-only torch
 FROM python:3.11-slim
 
 ARG PIP_ARGS=""

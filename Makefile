@@ -36,7 +36,7 @@ contract: $(VENV)/.dev
 	$(PYTEST) tests/contract -m "not conformance"
 
 integration: $(VENV)/.dev .venv-mlserver/.installed
-	$(PYTEST) tests/integration -m "not conformance"
+	$(PYTEST) tests/integration tests/chaos -m "not conformance"
 
 doctest: $(VENV)/.dev
 	$(PYTEST) --doctest-modules pantheon teacher_server student_client
