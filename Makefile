@@ -55,7 +55,7 @@ docs: $(VENV)/.docs
 	$(BIN)/python docs/build.py build/docs
 
 proto: $(VENV)/.dev
-	$(BIN)/python proto/build.py
+	$(MAKE) -C proto
 
 clean:
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
