@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import TensorDataset, default_collate
 
-from pantheon.dataset import Ids, as_tensors, collate, inputs_only, read, split_item
+from pantheon.dataset import LABELS, Ids, as_tensors, collate, inputs_only, read, split_item
 from pantheon.errors import DatasetError
 
 IdArray = NDArray[np.int64]
@@ -23,8 +23,7 @@ class Reader:
     Args:
         dataset: a map-style dataset. `Ids` answers the ids themselves, a TensorDataset is indexed
             once, ``__getitems__(list)`` is used where it exists; others are read one by one.
-        collate_fn: makes a batch of whole samples, as for a loader: it returns the inputs, or a
-            pair of inputs and targets.
+        collate_fn: makes a batch of whole samples, as for a loader; see `split_batch`.
     """
 
     def __init__(self, dataset: Any, collate_fn: Callable[[list[Any]], Any] | None = None) -> None:
@@ -40,7 +39,7 @@ class Reader:
             return rows_of(self.dataset.tensors[0], ids)
         items = self.items(ids, views)
         if self.collate_fn is not None:
-            return inputs_only(_pair(self.collate_fn(items)))
+            return split_batch(self.collate_fn, self.collate_fn(items))[0]
         return collate([inputs_only(item) for item in items])
 
     def items(self, ids: IdArray, views: IdArray | None) -> list[Any]:
@@ -63,9 +62,22 @@ class Reader:
         return items
 
 
-def _pair(batch: Any) -> Any:
-    """A collated batch as a sample: a list of two is a pair too, as default_collate makes one."""
-    return tuple(batch) if isinstance(batch, list) and len(batch) == 2 else batch
+def split_batch(collate_fn: Callable[[list[Any]], Any], made: Any) -> tuple[Any, Any | None]:
+    """What a `collate_fn` returned as (inputs, targets), for teacher and student alike.
+
+    A tuple of two is that, and so is the list of two that torch's own ``default_collate`` makes of
+    pairs; a mapping is split as a dict sample is, by its label; anything else is inputs alone.
+
+    Example:
+        >>> split_batch(dict, {"x": 1, "labels": 2}), split_batch(tuple, (5, 6))
+        (({'x': 1}, 2), (5, 6))
+    """
+    kinds: Any = list | tuple if collate_fn is default_collate else tuple
+    if isinstance(made, kinds) and len(made) == 2:
+        return made[0], made[1]
+    if isinstance(made, Mapping) and not LABELS.isdisjoint(made):
+        return split_item(made)
+    return made, None
 
 
 def rows_of(tensor: Tensor, ids: IdArray) -> Tensor:
@@ -104,7 +116,8 @@ def map_tensors(batch: Any, function: Callable[[Any], Any]) -> Any:
     if isinstance(batch, Mapping):
         return {k: map_tensors(v, function) for k, v in batch.items()}
     if isinstance(batch, tuple) or (isinstance(batch, list) and not _texts(batch)):
-        return type(batch)(map_tensors(v, function) for v in batch)
+        made = [map_tensors(v, function) for v in batch]
+        return type(batch)(*made) if hasattr(batch, "_fields") else type(batch)(made)
     return function(batch)
 
 

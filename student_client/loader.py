@@ -52,7 +52,8 @@ class KnowledgeLoader:
         rank, world: this process's place among data-parallel students; torchrun's by default.
         views: augmentation views; an epoch shows view 1 + epoch mod views. 0 shows view 0.
         num_workers: processes that read samples; 0 reads in the caller's thread.
-        collate_fn: from a list of samples to inputs, or to a tuple of inputs and targets.
+        collate_fn: from a list of samples to inputs, to a tuple of inputs and targets, or to a dict
+            whose ``labels`` (or ``label``, ``target``, ``targets``) are the targets.
         pin_memory: page-locked tensors; None where there is a GPU.
         request_rows: samples of one request; None for whole batches of about 4 MiB together, the
             first requests of an epoch smaller.

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torch.utils.data import DataLoader, TensorDataset
 
 from pantheon.dataset import collate, read, split_item
-from pantheon.errors import DatasetError
-from pantheon.reading import rows_of
+from pantheon.errors import ConfigError, DatasetError
+from pantheon.reading import map_tensors, rows_of, split_batch
 from student_client.itinerary import Itinerary
 
 logger = logging.getLogger(__name__)
@@ -52,8 +52,7 @@ class Rows:
 class Pairing:
     """Items to (inputs, targets), by the user's `collate_fn` or torch's.
 
-    What `collate_fn` returns is the inputs or, if it is a tuple of two (or the list of two that
-    torch's own `default_collate` makes of pairs), inputs and targets.
+    What `collate_fn` returns is taken apart by `split_batch`.
 
     Example:
         >>> inputs, targets = Pairing(None)([(torch.zeros(2), 3), (torch.ones(2), 4)])
@@ -67,11 +66,7 @@ class Pairing:
     def __call__(self, items: list[Any]) -> tuple[Any, Any]:
         if self.collate_fn is None:
             return self._split(items)
-        made = self.collate_fn(items)
-        kinds: Any = list | tuple if self.collate_fn is default_collate else tuple
-        if isinstance(made, kinds) and len(made) == 2:
-            return made[0], made[1]
-        return made, None
+        return split_batch(self.collate_fn, self.collate_fn(items))
 
     def _split(self, items: list[Any]) -> tuple[Any, Any]:
         inputs, targets = zip(*map(split_item, items), strict=True)
@@ -205,15 +200,23 @@ class Samples:
 
 def pinned(value: Any) -> Any:
     """Samples with their tensors in page-locked memory."""
-    if isinstance(value, Tensor):
-        return value.pin_memory()
-    if isinstance(value, dict):
-        return {k: pinned(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(pinned, value))
-    return value
+    return map_tensors(value, lambda leaf: leaf.pin_memory() if isinstance(leaf, Tensor) else leaf)
 
 
 def should_pin(given: bool | None) -> bool:
-    """Whether to pin memory: as told, else where there is a GPU to copy to."""
-    return torch.cuda.is_available() if given is None else given
+    """Whether to pin memory: as told, else where there is a GPU to copy to.
+
+    Raises:
+        ConfigError: it is asked for without a GPU.
+
+    Example:
+        >>> should_pin(False)
+        False
+    """
+    available = torch.cuda.is_available()
+    if given and not available:
+        raise ConfigError(
+            "pin_memory=True, but torch finds no GPU, which page-locked memory is for; leave "
+            "pin_memory out to have it wherever there is one"
+        )
+    return available if given is None else given

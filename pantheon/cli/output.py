@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,9 +25,23 @@ stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say_json(value: Any) -> None:
-    """One line of JSON on standard output, there as soon as it is written."""
-    typer.echo(json.dumps(value))
+    """One line of JSON on standard output, there as soon as it is written.
+
+    JSON has no numbers for what is not finite: they are the texts NaN, Infinity and -Infinity.
+    """
+    typer.echo(json.dumps(_finite(value), allow_nan=False))
     stdout.file.flush()
+
+
+def _finite(value: Any) -> Any:
+    """Plain values with numbers that are not finite as text, as ``float`` reads it back."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return json.dumps(value)
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value
 
 
 class Rate(ProgressColumn):

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import UserDict
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import default_collate
 
-from pantheon.errors import DatasetError
+from pantheon.errors import ConfigError, DatasetError
 from pantheon.order import Order
+from pantheon.reading import Reader
 from student_client.itinerary import Itinerary
-from student_client.samples import Pairing, Samples
+from student_client.samples import Pairing, Samples, pinned, should_pin
 
 PAIRS = [(torch.tensor([float(i)]), i) for i in range(7)]
 DICTS = [{"text": [i, i], "label": i} for i in range(7)]
+
+
+class NamedTuplePair(NamedTuple):
+    """Two inputs with names."""
+
+    left: torch.Tensor
+    right: torch.Tensor
 
 
 def read(dataset: Any, **options: Any) -> list[tuple[Any, Any]]:
@@ -57,6 +67,51 @@ def test_a_tuple_of_two_is_inputs_and_targets_and_nothing_else_is(
     collate_fn: Any, inputs: Any, targets: Any
 ) -> None:
     assert Pairing(collate_fn)(PAIRS[:2]) == (inputs, targets)
+
+
+class Encoding(UserDict[str, Any]):
+    """A mapping that is no dict, as the collators of Hugging Face's transformers return."""
+
+
+@pytest.mark.parametrize("kind", [dict, Encoding])
+def test_the_labels_of_a_collated_mapping_are_the_targets(kind: Any) -> None:
+    def collate(items: list[dict[str, Any]]) -> Any:
+        text = torch.tensor([item["text"] for item in items])
+        return kind(text=text, labels=torch.tensor([item["label"] for item in items]))
+
+    (inputs, targets), *_ = read(DICTS, collate_fn=collate)
+    assert list(inputs) == ["text"]
+    assert targets.tolist() == [0, 1, 2]
+    shown = Reader(DICTS, collate).batch(np.arange(3), None)
+    assert list(shown) == ["text"], "a teacher never sees labels"
+    assert torch.equal(shown["text"], inputs["text"])
+
+
+def test_a_teacher_takes_apart_what_is_collated_as_its_student_does() -> None:
+    inputs, targets = Pairing(list)(PAIRS[:2])
+    assert targets is None
+    assert Reader(PAIRS, list).batch(np.arange(2), None) == inputs == PAIRS[:2]
+
+
+def test_pinning_reaches_every_tensor_of_any_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached: list[Any] = []
+    monkeypatch.setattr(
+        torch.Tensor, "pin_memory", lambda tensor: reached.append(tensor.item()) or tensor
+    )
+    one, two, three, four = map(torch.tensor, (1, 2, 3, 4))
+    pair = NamedTuplePair(three, four)
+    made = pinned((Encoding(a=one, b="text"), [two, ["t", "u"]], pair))
+    assert reached == [1, 2, 3, 4]
+    assert made[0]["b"] == "text"
+    assert made[1][1] == ["t", "u"]
+    assert type(made[2]) is NamedTuplePair
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to pin memory for")
+def test_pinned_memory_without_a_gpu_is_refused_at_once() -> None:
+    assert should_pin(None) is False
+    with pytest.raises(ConfigError, match="pin_memory=True, but torch finds no GPU"):
+        should_pin(True)
 
 
 def test_what_torch_makes_of_pairs_is_a_pair() -> None:
