@@ -8,11 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 from pydantic.types import PositiveFloat, PositiveInt
 from pydantic_core import ErrorDetails
 
 from pantheon import marked_yaml
+from pantheon.codec.names import parse_name
 from pantheon.errors import ConfigError
 from pantheon.marked_yaml import Place
 
@@ -22,6 +31,16 @@ Reference = Annotated[
 """``package.module:function``: the user's own code, named in the user's own configuration."""
 
 Arguments = dict[str, Any]
+
+
+def _codec(name: str) -> str:
+    """The name as it was written, if a codec has it."""
+    parse_name(name)
+    return name
+
+
+CodecSpelling = Annotated[str, AfterValidator(_codec)]
+"""A codec by its name, such as ``float16`` or ``topk:64``."""
 
 
 class Section(BaseModel):
@@ -52,7 +71,7 @@ class TeacherConfig(Section):
     dataset: Reference | None = None
     dataset_args: Arguments = {}
     collate_fn: Reference | None = None
-    schema_: dict[str, str] | None = Field(default=None, alias="schema")
+    schema_: dict[str, CodecSpelling] | None = Field(default=None, alias="schema")
     labels: dict[str, str | list[str]] | None = None
     example: Reference | None = None
     name: str = ""
@@ -231,7 +250,8 @@ def _explain(
     if error["type"] == "string_pattern_mismatch":
         return f"{where}: expected package.module:function, found {error['input']!r}"
     message = error["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(error["input"], dict | list) else f", found {error['input']!r}"
+    told = isinstance(error["input"], dict | list) or repr(error["input"]) in message
+    found = "" if told else f", found {error['input']!r}"
     return f"{where}: {message[:1].lower()}{message[1:]}{found}"
 
 

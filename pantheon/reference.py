@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pantheon.errors import ConfigError
+from pantheon.errors import ConfigError, PantheonError
 
 
 def resolve(reference: str, where: str = "") -> Callable[..., Any]:
@@ -67,21 +67,32 @@ def _module(name: str, before: str) -> Any:
 
 
 def call(reference: str, arguments: Mapping[str, Any], where: str = "") -> Any:
-    """Call what a reference names with keyword arguments; `ConfigError` when they do not fit.
+    """Call what a reference names with keyword arguments.
+
+    Raises:
+        ConfigError: the arguments do not fit, or the function raised.
 
     Example:
         >>> call("fractions:Fraction", {"numerator": 1, "denominator": 2})
         Fraction(1, 2)
     """
     function = resolve(reference, where)
+    before = f"{where}: " if where else ""
     try:
         inspect.signature(function).bind(**arguments)
     except TypeError as error:
-        before = f"{where}: " if where else ""
         raise ConfigError(
             f"{before}{reference}{inspect.signature(function)} cannot be called with "
             f"{dict(arguments)}: {error}"
         ) from error
     except ValueError:  # some built-in classes have no signature to check against
         pass
-    return function(**arguments)
+    try:
+        return function(**arguments)
+    except PantheonError:
+        raise
+    except Exception as error:  # the user's function may raise anything
+        raise ConfigError(
+            f"{before}{reference} raised {type(error).__name__}: {error}; pantheon --debug shows "
+            "where"
+        ) from error

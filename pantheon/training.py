@@ -225,6 +225,7 @@ class Training:
             {
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
+                "optimizer_kind": type(self.optimizer).__name__,
                 "scheduler": self.scheduler.state_dict() if self.scheduler else None,
                 "stream": self.stream.state_dict(),
                 "rng": torch.get_rng_state(),
@@ -243,6 +244,13 @@ class Training:
         if self.path is None or not self.path.exists():
             return False
         state = checkpoint.load(self.path)
+        kind = type(self.optimizer).__name__
+        saved = state.get("optimizer_kind", kind)
+        if saved != kind:  # torch would take over the other one's settings and fail later
+            raise ResumeMismatch(
+                f"the checkpoint {self.path} was saved with the optimizer {saved}, this run has "
+                f"{kind}; resume with {saved}, or start with another checkpoint"
+            )
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])

@@ -33,9 +33,10 @@ def distill(
     """
     config = load(student, StudentConfig)
     from pantheon.cli.loader import loader_from
-    from pantheon.cli.student import check_single_process, save_weights, training_from
+    from pantheon.cli.student import check_output, check_single_process, save_weights, training_from
 
     check_single_process()
+    check_output(config)
     with loader_from(config) as loader, progress(hidden=json) as bar:
         shown = _Shown(bar, loader.stats, json)
         training = training_from(config, loader, on_step=shown.step, on_epoch=shown.epoch)

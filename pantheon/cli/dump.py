@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +15,7 @@ from pantheon.errors import ConfigError
 
 def dump(
     teacher: TeacherFile,
-    path: Annotated[Path, typer.Argument(help="A folder, or any fsspec path such as s3://…")],
+    path: Annotated[str, typer.Argument(help="A folder, or any fsspec path such as s3://…")],
     views: Annotated[int, typer.Option(help="Dump views 1 to K of every sample; 0: none.")] = 0,
     json: Json = False,
 ) -> None:
@@ -36,13 +35,13 @@ def dump(
     with progress(hidden=json) as bar:
         task = bar.add_task("dump", total=None, note="samples")
         report = teacher_from(config).dump(
-            str(path),
+            path,
             views=views or config.views or None,
             shard_rows=config.shard_rows,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if json:
-        say_json(asdict(report) | {"path": str(path)})
+        say_json(asdict(report) | {"path": path})
         return
     rate = report.rows / report.seconds if report.seconds else 0
     stdout.print(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 from pantheon.cli.build import dataset_from, function_from
 from pantheon.config import StudentConfig
@@ -40,9 +40,17 @@ def merge_from(config: StudentConfig, field: str) -> Any:
         return resolve(value, where) if ":" in value else value
     kinds = {"weighted": Weighted, "mixture": Mixture}
     kind, weights = next(iter(value.items()), ("", None))
-    if len(value) != 1 or kind not in kinds or not isinstance(weights, dict):
+    if len(value) != 1 or kind not in kinds or not _weights(weights):
         raise ConfigError(
             f"{where}: expected a merge's name, package.module:function, or one of weighted and "
-            f"mixture with a weight for each teacher; found {value}"
+            f"mixture with a number for each teacher; found {value}"
         )
     return kinds[kind](**weights)
+
+
+def _weights(value: Any) -> TypeGuard[dict[str, float]]:
+    """Whether a value is a number by teacher."""
+    return isinstance(value, dict) and all(
+        isinstance(teacher, str) and isinstance(weight, int | float)
+        for teacher, weight in value.items()
+    )

@@ -17,6 +17,7 @@ from pantheon.objective import Objective, Term
 from pantheon.reference import call
 from pantheon.stream import KnowledgeStream
 from pantheon.training import Training
+from teacher_server.devices import device_names
 
 KNOWN = {
     "kl": losses.KLDivergence,
@@ -39,7 +40,7 @@ def training_from(config: StudentConfig, stream: KnowledgeStream, **callbacks: A
             f"{config.where('model')}: {config.model} answers a {type(model).__name__}; expected "
             "a torch.nn.Module"
         )
-    model.to(config.device)
+    model.to(_device(config))
     optimizer = optimizer_from(config.optimizer, model)
     return Training(
         model,
@@ -53,6 +54,14 @@ def training_from(config: StudentConfig, stream: KnowledgeStream, **callbacks: A
         every=config.checkpoint.every if config.checkpoint else None,
         **callbacks,
     )
+
+
+def _device(config: StudentConfig) -> str:
+    """The device to train on, if this machine has it."""
+    try:
+        return device_names(1, device=config.device)[0]
+    except ConfigError as error:
+        raise ConfigError(f"{config.where('device')}: {error}") from None
 
 
 def optimizer_from(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -92,10 +101,22 @@ def _loss(config: LossConfig, where: str) -> Any:
     return kind(**config.settings) if kind else call(config.loss, config.args, where)
 
 
+def check_output(config: StudentConfig) -> None:
+    """Find out before the training, not after it, that its weights cannot be written."""
+    if config.output is None:
+        return
+    try:
+        config.output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{config.where('output')}: cannot make the folder {config.output.parent}: "
+            f"{error.strerror}; give one that can be written"
+        ) from error
+
+
 def save_weights(config: StudentConfig, model: nn.Module) -> None:
     """Write the student's weights where the configuration says, if it does."""
     if config.output is not None:
-        config.output.parent.mkdir(parents=True, exist_ok=True)
         weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
         save_file(weights, config.output)
 

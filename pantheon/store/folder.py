@@ -83,6 +83,13 @@ class Folder:
                 self.fs.makedirs(self.root, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise StoreError(f"{self.path} is a file, or lies in one; give a folder") from error
+        except DiskFullError:
+            raise
+        except OSError as error:
+            raise StoreError(
+                f"cannot make the folder {self.path}: {error.strerror or error}; give one that "
+                "can be written"
+            ) from error
 
     def files(self) -> dict[str, int]:
         """Sizes in bytes of all files, by name; empty when there is no such folder."""

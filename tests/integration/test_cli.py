@@ -40,6 +40,9 @@ def slow():
 def data(size=100):
     return torch.arange(float(size)).unsqueeze(1)
 
+def broken():
+    raise OSError("no such weights")
+
 def student():
     return torch.nn.Linear(1, 1)
 """
@@ -94,7 +97,8 @@ def test_a_typo_ends_with_file_line_and_nearest_key(folder: Path) -> None:
     [
         (("mine:model", "mine:modle"), 2, "teacher.yaml:2: model: mine has no 'modle'; did you"),
         (("mine:model", "yours:model"), 2, "teacher.yaml:2: model: there is no module 'yours'"),
-        (("float32", "float33"), 1, "no codec is called 'float33'"),
+        (("float32", "float33"), 2, "teacher.yaml:5: schema.y: no codec is called 'float33'"),
+        (("mine:model", "mine:broken"), 2, "teacher.yaml:2: model: mine:broken raised OSError: no"),
         (("dataset: mine:data\n", ""), 2, "a dump needs the dataset"),
         (('revision: "1"\n', ""), 2, "revision"),
     ],
@@ -106,6 +110,35 @@ def test_a_dump_that_cannot_be_says_why(
     (folder / "teacher.yaml").write_text(TEACHER.replace(*change))
     assert says in refused(folder, status, "dump", "teacher.yaml", "dump")
     assert not (folder / "dump").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("device: cud", "student.yaml:6: device: 'cud' is no device"),
+        ("output: mine.py/w", "student.yaml:6: output: cannot make the folder mine.py"),
+        ("merge: {y: {weighted: {line: x}}}", "student.yaml:6: merge.y: expected a merge's name"),
+    ],
+)
+def test_a_student_that_cannot_be_is_refused_before_it_is_trained(
+    folder: Path, more: str, says: str
+) -> None:
+    assert pantheon(folder, "dump", "teacher.yaml", "dump").returncode == 0
+    (folder / "student.yaml").write_text(f"{STUDENT}{more}\n")
+    assert says in refused(folder, 2, "distill", "student.yaml")
+
+
+def test_a_dump_goes_to_the_file_system_that_its_path_names(folder: Path) -> None:
+    done = pantheon(folder, "dump", "teacher.yaml", "memory://dump")
+    assert done.returncode == 0
+    assert "memory://dump: wrote" in done.stdout
+    assert not (folder / "memory:").exists()
+    assert "no file system reads this path" in refused(folder, 1, "dump", "teacher.yaml", "s9://d")
+
+
+def test_a_folder_that_cannot_be_made_is_named(folder: Path) -> None:
+    message = refused(folder, 1, "dump", "teacher.yaml", "/proc/none/dump")
+    assert "cannot make the folder /proc/none/dump" in message
 
 
 def test_a_server_for_everybody_has_to_be_asked_for(folder: Path) -> None:

@@ -124,6 +124,13 @@ def test_a_wrong_value_is_named_with_line_key_and_what_was_expected(
     assert says in fault(tmp_path, STUDENT.replace(written, wrong), StudentConfig)
 
 
+@pytest.mark.parametrize("name", ["float23", "topk:many", "topk:0", "topk:4@-1"])
+def test_an_unknown_codec_is_named_with_its_line(tmp_path: Path, name: str) -> None:
+    message = fault(tmp_path, TEACHER.replace("topk:64@1,2", name), TeacherConfig)
+    assert message.startswith("file.yaml:5: schema.logits: ")
+    assert "expected" in message or "must keep" in message
+
+
 def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
     text = STUDENT.replace("batch_size: 64", "batch_size: many").replace("lr:", "lrr:")
     assert len(fault(tmp_path, text, StudentConfig).splitlines()) == 2

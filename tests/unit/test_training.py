@@ -151,6 +151,15 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         other.resume()
 
 
+def test_a_checkpoint_of_another_optimizer_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    training(path, epochs=1).run()
+    other = training(path)
+    other.optimizer = torch.optim.Adagrad(other.model.parameters())
+    with pytest.raises(ResumeMismatch, match="this run has Adagrad; resume with"):
+        other.resume()
+
+
 def test_a_checkpoint_cut_short_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     training(path, epochs=1).run()
