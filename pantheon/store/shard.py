@@ -223,7 +223,9 @@ def _head(file: RangeFile, layout: Layout, info: DumpInfo, stated: str) -> Head:
     parts = stored_parts(info.schema)
     for name, found in offsets.items():
         total = layout.parts[parts[name][0].name].rows
-        if found[0] or found[-1] != total or (np.diff(found) < 0).any():
+        # Differences alone could wrap around.
+        beyond = found.min() < 0 or found.max() > total
+        if beyond or found[0] or found[-1] != total or (np.diff(found) < 0).any():
             raise ShardError(f"{file.name}: the offsets of {name!r} do not rise from 0 to {total}")
     name = file.name.rsplit("/", 1)[-1]
     blocks = columns["blocks"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -224,6 +225,26 @@ def test_a_header_that_promises_terabytes_allocates_nothing(tmp_path: Path) -> N
     path.write_bytes(whole.replace(b"[40,1000]", b"[40,9999]"))
     with pytest.raises(ShardError, match="header"):
         read_whole(path)
+
+
+def test_offsets_whose_differences_wrap_around_are_refused(tmp_path: Path) -> None:
+    info = DumpInfo(
+        KnowledgeSchema((FieldSpec("x", "uint8", (), "raw", ragged="tokens"),)), "r1", None, 4
+    )
+    path = tmp_path / "shard-0.safetensors"
+    content = bytearray(write(path, info, 4))
+    _, head = open_shard(LocalFile(str(path)), len(content))
+    offsets = head.layout.index["x.offsets"]
+    told = head.layout.parts["x"].rows
+    far = np.array([0, (1 << 63) - 1, -(1 << 63), -1, told], "<i8")
+    assert (np.diff(far) >= 0).all()
+    begin, end = len(head.layout.header), head.layout.data
+    before = xxhash.xxh3_64_hexdigest(content[begin:end])
+    content[offsets.start : offsets.stop] = far.tobytes()
+    after = xxhash.xxh3_64_hexdigest(content[begin:end])
+    path.write_bytes(content.replace(before.encode(), after.encode()))
+    with pytest.raises(ShardError, match="do not rise"):
+        open_shard(LocalFile(str(path)), len(content))
 
 
 def test_a_shard_of_another_dump_is_named(tmp_path: Path) -> None:
