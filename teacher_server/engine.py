@@ -23,6 +23,9 @@ from teacher_server.workers import Reply
 
 logger = logging.getLogger(__name__)
 
+HEARD = 256
+"""Messages of one listener that are heard before the others, the workers and the clock."""
+
 IDLE_S = 5.0
 """Seconds between two looks around when nothing happens."""
 
@@ -53,6 +56,7 @@ class Engine:
         self._poller = zmq.Poller()
         self._owners: dict[Any, int] = {}
         self._watched: tuple[Any, ...] = ()
+        self._unheard: set[int] = set()
 
     # What other threads may call.
 
@@ -60,6 +64,16 @@ class Engine:
         """Refuse new work, finish what was accepted within some seconds, and end."""
         self._commands.append(lambda: self._drain(seconds))
         self._wake.set()
+
+    @property
+    def borrowed(self) -> bool:
+        """Whether the loop is inside a forward of a model, and hears nothing."""
+        return any(w.borrowed for h in self._hosts.values() for w in h.workers)
+
+    def leave(self) -> None:
+        """Let go of what would keep the process from ending, as the loop never will."""
+        for listener in self._listeners:
+            listener.leave()
 
     def stats(self) -> ServerStats:
         """The counters now."""
@@ -99,9 +113,9 @@ class Engine:
         """Hear everybody, send what is done, hand out work."""
         while self._commands:
             self._commands.popleft()()
+        listeners, self._unheard = listeners | self._unheard, set()
         for number in listeners:
-            while (received := self._listeners[number].receive()) is not None:
-                self._hear((number, received[0]), received[1])
+            self._listen(number)
         now = time.monotonic()
         for host in self._hosts.values():
             for job, reply in host.collect(now):
@@ -111,6 +125,14 @@ class Engine:
             host.dispatch(self._unsent.ready)
         if now >= self._next_beat:
             self._beat(now)
+
+    def _listen(self, number: int) -> None:
+        """Hear what came in by one listener; a flood of messages is heard in turns."""
+        for _ in range(HEARD):
+            if (received := self._listeners[number].receive()) is None:
+                return
+            self._hear((number, received[0]), received[1])
+        self._unheard.add(number)
 
     def _watch_workers(self) -> None:
         """Poll what the workers have to poll; it changes when one is started again."""
@@ -124,6 +146,8 @@ class Engine:
 
     def _patience(self) -> float:
         """Seconds until something is due."""
+        if self._unheard:
+            return 0.0
         now = time.monotonic()
         due = [w.due for h in self._hosts.values() for w in h.workers]
         times = [t for t in (*due, self._deadline) if t is not None]

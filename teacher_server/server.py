@@ -6,8 +6,10 @@ import atexit
 import contextlib
 import gc
 import logging
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from types import TracebackType
@@ -20,6 +22,7 @@ from pantheon.transport.wake import Wake
 from teacher_server.engine import Engine
 from teacher_server.host import Host
 from teacher_server.stats import ServerStats
+from teacher_server.workers import Abandoned, abandon
 
 if TYPE_CHECKING:
     from teacher_server.teacher import Teacher
@@ -29,6 +32,12 @@ logger = logging.getLogger(__name__)
 DRAIN_S = 10.0
 INTERRUPT_DRAIN_S = 0.3
 """Seconds in which accepted requests are finished after SIGTERM, and after Ctrl-C."""
+
+LATE_S = 0.3
+"""Seconds after the drain in which a forward that the loop is inside of may still end."""
+
+LOOK_S = 0.1
+"""Seconds between two looks at whether a server that was told to stop is inside a forward."""
 
 CAP = 1 << 30
 
@@ -68,6 +77,7 @@ class Server:
         self._wake = Wake()
         self._started: Future[list[str]] = Future()
         self._stop_after: float | None = None
+        self._stop_by = math.inf
         self._engine: Engine | None = None
         self._hosts: dict[str, Host] = {}
         self._thread = threading.Thread(target=self._run, name="pantheon-server", daemon=True)
@@ -89,6 +99,7 @@ class Server:
     def request_stop(self, drain: float = DRAIN_S) -> None:
         """Ask it to stop, without waiting; may be called from a signal handler or any thread."""
         self._stop_after = drain
+        self._stop_by = min(self._stop_by, time.monotonic() + drain)
         if self._engine is not None:
             self._engine.drain(drain)
         self._wake.set()
@@ -100,15 +111,27 @@ class Server:
         """
         self.request_stop(drain)
         if self._thread.ident is not None and threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._join()
         elif self._thread.ident is None:
             self._wake.close()
 
     def wait(self) -> None:
         """Return when it has stopped; raises what ended it, if that was an error."""
-        self._thread.join()
+        self._join()
         if self._error is not None:
             raise self._error
+
+    def _join(self) -> None:
+        """Wait for the loop's end; a forward that keeps it from ending is abandoned."""
+        while self._thread.is_alive():
+            self._thread.join(LOOK_S)
+            engine, late = self._engine, time.monotonic() > self._stop_by + LATE_S
+            if late and engine is not None and engine.borrowed:
+                logger.warning("the server stops inside a forward of a model, which does not end")
+                abandon(self._thread)
+                if self._thread.is_alive():
+                    engine.leave()
+                return
 
     def stats(self) -> ServerStats:
         """Counters since the start."""
@@ -137,6 +160,8 @@ class Server:
                     self._engine.drain(self._stop_after)
                 self._started.set_result([listener.address for listener in listeners])
                 self._engine.run()
+        except Abandoned:
+            logger.debug("the forward that the server stopped inside of was left")
         except Exception as error:
             if not self._started.done():
                 self._started.set_exception(error)

@@ -79,6 +79,11 @@ class Worker(ABC):
     def stop(self) -> None:
         """Take no more and leave; what it works on is lost."""
 
+    @property
+    def borrowed(self) -> bool:
+        """Whether it scores in the caller's thread right now; may be asked from any thread."""
+        return False
+
 
 class ThreadWorker(Worker):
     """A thread of this process; what is quick is scored in the caller's, never both at once.
@@ -97,12 +102,13 @@ class ThreadWorker(Worker):
         self._given: deque[list[Job]] = deque()
         # Seconds a row of the last forwards; the least of them, as others may use the cores too.
         self._paces: deque[float] = deque([math.inf], maxlen=4)
+        self._borrowed = False
         # A daemon: a forward cannot be interrupted, and the process must not wait for its end.
         self._thread = threading.Thread(target=self._run, name=f"pantheon-{name}", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        with contextlib.suppress(_Abandoned):
+        with contextlib.suppress(Abandoned):
             while (jobs := self._todo.get()) is not None:
                 self._score(jobs)
                 self._wake.set()
@@ -127,7 +133,11 @@ class ThreadWorker(Worker):
         self._given.append(given)
         self.rows += rows
         if quick:
-            self._score(given)
+            self._borrowed = True
+            try:
+                self._score(given)
+            finally:
+                self._borrowed = False
             self.due = 0.0
         else:
             self._todo.put(given)
@@ -148,12 +158,23 @@ class ThreadWorker(Worker):
         """Let the thread end; a forward it is in is abandoned between two of its operations."""
         self._todo.put(None)
         self._thread.join(IDLE_JOIN_S)
-        if self._thread.is_alive() and self._thread.ident is not None:
-            # A thread that computes while the interpreter goes down aborts the process.
-            ident = ctypes.c_ulong(self._thread.ident)
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(_Abandoned))
-            self._thread.join(ABANDON_JOIN_S)
+        abandon(self._thread)
+
+    @property
+    def borrowed(self) -> bool:
+        return self._borrowed
 
 
-class _Abandoned(BaseException):
+class Abandoned(BaseException):
     """Raised inside a forward whose answer nobody will get; no model's handler stops it."""
+
+
+def abandon(thread: threading.Thread) -> None:
+    """Have a thread leave the forward it is in between two of its operations, and wait a moment.
+
+    A thread that computes while the interpreter goes down aborts the process.
+    """
+    if thread.is_alive() and thread.ident is not None:
+        ident = ctypes.c_ulong(thread.ident)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(Abandoned))
+        thread.join(ABANDON_JOIN_S)

@@ -91,6 +91,9 @@ class Listener(ABC):
     def send(self, peer: Peer, message: Message) -> bool:
         """Hand a message over without blocking; False when the peer is gone."""
 
+    def leave(self) -> None:  # noqa: B027 - most have nothing that keeps a process from ending
+        """Let the process end though the thread that should `close` hangs; from any thread."""
+
     @abstractmethod
     def close(self) -> None:
         """Stop listening and free the address."""

@@ -28,6 +28,13 @@ LINGER_S = 0.5
 
 BACKLOG = 512
 
+UNREAD = 1024
+"""Messages of a peer that may wait for us, or for it; far above what students keep in flight. More
+are left in the network, or not sent to who does not read."""
+
+SKIPPED = 64
+"""Messages without a meaning that are passed over at once, before others are looked after."""
+
 REMEMBERED = 256
 """Lost peers whose last messages may still come, as those of several peers come in turns."""
 
@@ -55,6 +62,9 @@ class ZmqListener(Listener):
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         set_options(self._socket, self._max_bytes)
+        most = max(UNREAD, 4 * limits.max_in_flight)
+        self._socket.setsockopt(zmq.RCVHWM, most)
+        self._socket.setsockopt(zmq.SNDHWM, most)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.BACKLOG, BACKLOG)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
@@ -94,7 +104,9 @@ class ZmqListener(Listener):
 
     def receive(self) -> tuple[Peer, Message | Lost] | None:
         """The next message and who sent it, or None when there is none now."""
-        while not self._closed:
+        for _ in range(SKIPPED):
+            if self._closed:
+                break
             if self._pending:
                 return self._pending.popleft()
             if (frames := receive_frames(self._socket)) is not None:
@@ -102,7 +114,7 @@ class ZmqListener(Listener):
                     return event
             elif not self._look_around():
                 break
-        return None
+        return self._pending.popleft() if self._pending and not self._closed else None
 
     def _read(self, frames: list[zmq.Frame]) -> tuple[Peer, Message] | None:
         peer = frames[0].bytes

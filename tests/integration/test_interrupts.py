@@ -28,6 +28,16 @@ def slow(ids):
     time.sleep(0.05)
     return torch.zeros(len(ids), 4)
 
+calls = 0
+
+def stalling(ids):
+    global calls
+    calls += 1
+    if calls > 20:
+        print("stalls", flush=True)
+        time.sleep(600)
+    return torch.zeros(len(ids), 4)
+
 def teacher(**options):
     return Teacher(slow, Ids(100_000), schema={"logits": "float32"}, revision="1", **options)
 
@@ -36,6 +46,9 @@ if __name__ == "__main__":
     print("ready", flush=True)
     if what == "serve":
         teacher(devices=int(rest[0])).serve(*rest[1:])
+    elif what == "stall":
+        stalls = Teacher(stalling, Ids(100_000), schema={"logits": "float32"}, revision="1")
+        stalls.serve(rest[0], ready=lambda found: print(found[0], flush=True))
     elif what == "dump":
         teacher(batch_rows=64).dump(rest[0], shard_rows=256)
     elif what == "wait":
@@ -79,6 +92,28 @@ def interrupt(program: Path, *arguments: str, after: float = 1.5) -> int:
 @pytest.mark.parametrize("devices", ["1", "2"])
 def test_a_serving_teacher_stops_at_once(program: Path, devices: str) -> None:
     interrupt(program, "serve", devices, "tcp://127.0.0.1:0", after=4)
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "grpc"])
+def test_a_teacher_whose_quick_model_hangs_all_of_a_sudden_stops_at_once(
+    program: Path, scheme: str
+) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    serve = [sys.executable, str(program), "stall", f"{scheme}://127.0.0.1:0"]
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True, env=environment) as teacher:
+        assert teacher.stdout is not None
+        assert teacher.stdout.readline() == "ready\n"
+        read = [sys.executable, str(program), "read", teacher.stdout.readline().strip()]
+        with subprocess.Popen(read, stderr=subprocess.DEVNULL, env=environment) as student:
+            assert teacher.stdout.readline() == "stalls\n"
+            teacher.send_signal(signal.SIGINT)
+            start = time.monotonic()
+            try:
+                assert teacher.wait(30) == 0
+                assert time.monotonic() - start < PROMPT
+            finally:
+                teacher.kill()
+                student.kill()
 
 
 def test_a_student_waiting_for_a_teacher_stops_at_once(program: Path) -> None:

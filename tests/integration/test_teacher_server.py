@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -22,9 +23,23 @@ from torch import Tensor
 from pantheon.buffers import digest
 from pantheon.dataset import Ids
 from pantheon.errors import ConfigError, DatasetError, ModelError, TransportError
-from pantheon.messages import Hello, Limits, Refused, Score, Scored, Welcome
+from pantheon.messages import (
+    Cancel,
+    Heartbeat,
+    Hello,
+    Limits,
+    Message,
+    Refused,
+    Score,
+    Scored,
+    Welcome,
+)
+from pantheon.transport import Listener, Lost, listen
+from pantheon.transport.base import Peer
+from pantheon.transport.wake import Wake
 from pantheon.wire import pack, unpack
 from teacher_server import Server, Teacher, start
+from teacher_server.engine import Engine
 from tests.integration.asking import Asking
 from tests.integration.models import SIZE, WIDTH, Augmented, Slow, Vectors, net
 from tests.integration.programs import ROOT
@@ -268,6 +283,69 @@ def test_a_student_that_leaves_or_greets_again_is_owed_nothing() -> None:
             assert server.stats().queued == 0
 
 
+class Flood(Listener):
+    """Always has one more message."""
+
+    address = "inproc://flood"
+
+    def __init__(self, pollable: int) -> None:
+        self._pollable = pollable
+
+    @property
+    def pollables(self) -> tuple[Any, ...]:
+        return (self._pollable,)
+
+    def receive(self) -> tuple[Peer, Message | Lost]:
+        return "somebody", Cancel((1,))
+
+    def send(self, peer: Peer, message: Message) -> bool:
+        return True
+
+    def close(self) -> None:
+        return
+
+
+def test_a_flood_of_messages_does_not_keep_a_server_from_stopping() -> None:
+    wake, flood = Wake(), Wake()
+    flood.set()
+    engine = Engine({}, [Flood(flood.fd)], wake, 1)
+    loop = threading.Thread(target=engine.run, daemon=True)
+    loop.start()
+    engine.drain(0.1)
+    loop.join(5)
+    assert not loop.is_alive()
+    wake.close()
+    flood.close()
+
+
+def test_a_flood_of_junk_is_passed_over_in_turns_and_hides_no_student() -> None:
+    listener = listen("tcp://127.0.0.1:0")
+    with deaf_student(listener.address) as student:
+        for _ in range(500):
+            student.send(b"junk")
+        student.send_multipart(pack(Hello("late")))
+        poller, turns, found = zmq.Poller(), 0, None
+        for pollable in listener.pollables:
+            poller.register(pollable, zmq.POLLIN)
+        while found is None and poller.poll(5000):
+            found, turns = listener.receive(), turns + 1
+        assert found is not None
+        assert found[1] == Hello("late")
+        assert turns > 5
+    listener.close()
+
+
+def test_answers_to_a_student_that_does_not_read_do_not_pile_up() -> None:
+    listener = listen("tcp://127.0.0.1:0")
+    with deaf_student(listener.address) as deaf:
+        deaf.send_multipart(pack(Hello("deaf")))
+        while (found := listener.receive()) is None:
+            time.sleep(0.01)
+        refused = Refused(None, "busy", "x" * 20_000)
+        assert not all(listener.send(found[0], refused) for _ in range(5000))
+    listener.close()
+
+
 @contextmanager
 def deaf_student(address: str) -> Iterator[zmq.Socket[bytes]]:
     """A bare socket that takes nothing from the wire until it is read."""
@@ -297,7 +375,8 @@ def test_a_student_that_does_not_read_stops_no_other_and_fills_no_memory() -> No
         stats = server.stats()
         assert cap // 4 < stats.unsent < cap
         assert stats.queued > 20
-        kinds = [type(unpack(deaf.recv_multipart())) for _ in range(61)]
+        heard = (type(unpack(deaf.recv_multipart())) for _ in itertools.count())
+        kinds = list(itertools.islice((k for k in heard if k is not Heartbeat), 61))
         assert kinds == [Welcome] + [Scored] * 60
 
 
