@@ -11,6 +11,18 @@ from pantheon.errors import ConfigError
 
 _T = TypeVar("_T")
 
+WHOLE = {
+    "batch_size": 1,
+    "seed": 0,
+    "rank": 0,
+    "world": 1,
+    "views": 0,
+    "num_workers": 0,
+    "request_rows": 1,
+    "max_requests": 1,
+}
+"""The arguments that are whole numbers, and the least that each may be."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -40,15 +52,16 @@ class Options:
     integrity: bool | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("views", 0), ("num_workers", 0)):
+        for name, least in WHOLE.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
+            absent = value is None and name == "request_rows"
+            if not absent and (not isinstance(value, int) or value < least):
                 raise ConfigError(f"{name} is {value!r}; expected a whole number from {least}")
-        for name in ("window_bytes", "max_requests", "patience", "lease", "request_rows"):
+        for name in ("window_bytes", "patience", "lease"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} is {value!r}; expected more than 0")
-        if self.world < 1 or not 0 <= self.rank < self.world:
+            if not isinstance(value, int | float) or not value > 0:
+                raise ConfigError(f"{name} is {value!r}; expected a number of more than 0")
+        if self.rank >= self.world:
             raise ConfigError(
                 f"rank {self.rank} of {self.world} cannot be; expected ranks 0 to world - 1"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -100,9 +101,14 @@ def test_checksums_are_asked_for_between_hosts_only() -> None:
         ({"patience": 0.0}, "patience is 0"),
         ({"num_workers": -1}, "num_workers is -1"),
         ({"rank": 2, "world": 2}, "rank 2 of 2"),
+        ({"rank": -1, "world": 2}, "rank is -1"),
+        ({"seed": "a"}, "seed is 'a'; expected a whole number"),
+        ({"request_rows": 7.5}, r"request_rows is 7\.5; expected a whole number from 1"),
+        ({"window_bytes": "64MB"}, "window_bytes is '64MB'; expected a number"),
+        ({"lease": None}, "lease is None; expected a number"),
     ],
 )
-def test_numbers_that_cannot_be_are_named(options: dict[str, int], words: str) -> None:
+def test_numbers_that_cannot_be_are_named(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Options(**options)
 
