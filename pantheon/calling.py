@@ -55,7 +55,7 @@ class Model:
             near = [name for name, _ in self.modules if name][:20]
             raise ConfigError(
                 f"features={{{field!r}: {path!r}}}: the model has no module {path!r}; it has "
-                f"{', '.join(near) or 'none (it is not a module)'}"
+                f"{', '.join(near) or 'no inner modules'}"
             )
 
         def keep(module: torch.nn.Module, args: Any, output: Any) -> None:

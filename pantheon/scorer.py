@@ -336,7 +336,7 @@ class Scorer:
             output, features = self._model(batch, lengths, wanted)
         except PantheonError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ModelError(
                 f"the model raised {type(error).__name__} for ids {name_ids(ids)}: {error}"
             ) from error

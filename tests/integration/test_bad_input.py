@@ -214,6 +214,13 @@ def raising(x: Tensor) -> Tensor:
     return x
 
 
+def leaving(x: Tensor) -> Tensor:
+    """A model that wants the process to end, from its second forward on."""
+    if (x != 0).any():
+        raise SystemExit("enough")
+    return x
+
+
 def wrong(x: Tensor) -> Tensor:
     """A model whose shape changes after its first forward."""
     return x if len(x) == 1 else torch.cat([x, x], dim=1)
@@ -226,6 +233,7 @@ def poisoned(x: Tensor) -> Tensor:
 
 MODELS: dict[str, tuple[Callable[[Tensor], Tensor], type[Exception], list[str]]] = {
     "raises": (raising, errors.TeacherError, ["the weights are on fire"]),
+    "leaves": (leaving, errors.TeacherError, ["SystemExit", "enough"]),
     "wrong shape": (wrong, errors.TeacherError, ["(1,)", "(2,)"]),
     "not a number": (poisoned, errors.NotFiniteError, ["333"]),
 }
