@@ -23,9 +23,9 @@ SEEDS = range(6)
 def servers() -> Iterator[list[Server]]:
     """Two replicas of 2x - 1 and two of 2x + 1."""
     running = [
-        Teacher(Line(shift), Numbers(), schema={"sum": "float32"}, dataset_fingerprint="toy").start(
-            f"inproc://chaos-{i}"
-        )
+        Teacher(
+            Line(shift), Numbers(), schema={"sum_float32": "float32"}, dataset_fingerprint="toy"
+        ).start(f"inproc://chaos-{i}")
         for i, shift in enumerate((-1.0, -1.0, 1.0, 1.0))
     ]
     yield running
@@ -52,7 +52,7 @@ def epochs(
         shuffle=True,
         seed=seed,
         teachers={"minus": addresses[:2], "plus": addresses[2:]},
-        merge={"sum": "sum"},
+        merge={"sum_float32": "sum"},
         request_rows=(20, 30, 90)[seed % 3],
         lease=0.2,
         integrity=True,
@@ -61,7 +61,7 @@ def epochs(
         for _ in range(2):
             seen: list[int] = []
             for batch in loader:
-                value = batch.knowledge["sum"]
+                value = batch.knowledge["sum_float32"]
                 assert isinstance(value, Tensor)
                 assert torch.equal(value.flatten(), 4.0 * batch.ids)
                 seen += batch.ids.tolist()

@@ -36,7 +36,7 @@ def main() -> None:
     )
     seen: list[Any] = []
     for batch in loader:
-        assert torch.equal(batch.knowledge["sum"], 2 * batch.inputs - 1)
+        assert torch.equal(batch.knowledge["sum_float32"], 2 * batch.inputs - 1)
         seen += batch.targets.tolist()
     assert sorted(seen) == list(range(SIZE))
     next(iter(loader))

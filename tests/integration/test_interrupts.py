@@ -85,7 +85,8 @@ def interrupt(program: Path, *arguments: str, after: float = 1.5) -> int:
         process.communicate(timeout=30)
         assert time.monotonic() - start < PROMPT
         _, alive = psutil.wait_procs(family, timeout=PROMPT)
-        assert not alive
+        # One that ended and was not waited for yet by the machine's first process is no orphan.
+        assert not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
         return process.returncode
 
 
