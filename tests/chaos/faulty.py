@@ -22,6 +22,8 @@ class Faults:
         delay: it arrives after the next one.
         flip: one bit of it is wrong.
         part: the connection breaks, and is made again, before it is heard.
+        spared: answers of the whole run that follow one that was damaged or cut off, and are not:
+            more than can be in flight, so that no request is hit again and again and given up.
     """
 
     drop: float = 0.0
@@ -29,13 +31,21 @@ class Faults:
     delay: float = 0.0
     flip: float = 0.0
     part: float = 0.0
+    spared: int = 60
+
+
+class Calm:
+    """Counts down the answers of a run that are spared; shared by its connections."""
+
+    def __init__(self) -> None:
+        self.left = 0
 
 
 class Faulty(Connection):
     """A connection with faults drawn from a seed."""
 
-    def __init__(self, inner: Connection, faults: Faults, seed: int) -> None:
-        self.inner, self.faults = inner, faults
+    def __init__(self, inner: Connection, faults: Faults, calm: Calm, seed: int) -> None:
+        self.inner, self.faults, self.calm = inner, faults, calm
         self.address = inner.address
         self._random = random.Random(seed)
         self._events: deque[Event] = deque()
@@ -91,8 +101,17 @@ class Faulty(Connection):
         for fault in ("drop", "repeat", "delay", "flip", "part"):
             at -= getattr(self.faults, fault)
             if at < 0:
-                return fault
+                return fault if fault not in ("flip", "part") or self._harms() else None
+        self.calm.left -= 1
         return None
+
+    def _harms(self) -> bool:
+        """Whether an answer may be harmed now; the next ones are spared then."""
+        if self.calm.left > 0:
+            self.calm.left -= 1
+            return False
+        self.calm.left = self.faults.spared
+        return True
 
     def close(self) -> None:
         self.inner.close()

@@ -13,7 +13,7 @@ from pantheon.transport import Connection
 from student_client import KnowledgeLoader, LoaderStats
 from student_client import sources as module
 from teacher_server import Server, Teacher
-from tests.chaos.faulty import Faults, Faulty
+from tests.chaos.faulty import Calm, Faults, Faulty
 from tests.integration.toy import SIZE, Line, Numbers
 
 SEEDS = range(6)
@@ -38,10 +38,11 @@ def epochs(
 ) -> LoaderStats:
     """Read two epochs through faults and compare every value; answers the loader's numbers."""
     faulty: list[Faulty] = []
+    calm = Calm()
     connect = module.connect
 
     def connect_badly(address: str) -> Connection:
-        faulty.append(Faulty(connect(address), faults, seed * 100 + len(faulty)))
+        faulty.append(Faulty(connect(address), faults, calm, seed * 100 + len(faulty)))
         return faulty[-1]
 
     monkeypatch.setattr(module, "connect", connect_badly)
@@ -111,4 +112,4 @@ def test_a_way_that_damages_everything_is_given_up_and_named(
     servers: list[Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(errors.IntegrityError, match=r"(?s)ids .*checksum"):
-        epochs(servers, monkeypatch, Faults(flip=1.0), seed=0)
+        epochs(servers, monkeypatch, Faults(flip=1.0, spared=0), seed=0)
