@@ -16,13 +16,8 @@ from teacher_server import Teacher, serve
 
 SIZE = 1000
 SHIFTS = {"minus": -1.0, "plus": 1.0}
-MERGES = {
-    "mean_float32": "mean",
-    "sum_float32": "sum",
-    "mean_float16": "mean",
-    "sum_bfloat16": "sum",
-    "mean_int8": "mean",
-}
+CODECS = ("float32", "float16", "bfloat16", "int8")
+MERGES = {f"{merge}_{codec}": merge for merge in ("mean", "sum") for codec in CODECS}
 """Fields that are the same number, each with a codec and a merge of its own."""
 
 
