@@ -73,6 +73,9 @@ class Schedule:
     def take(self, rows: int, ready: Callable[[PeerKey], bool] = lambda key: True) -> list[Job]:
         """The next request, joined by others of its kind while they fit into ``rows`` together.
 
+        A session's request is not joined by a larger one of its own: students begin an epoch with
+        small requests so that the first answers come soon.
+
         Args:
             rows: samples of one device batch. A larger request is taken alone.
             ready: whether a session may be answered now.
@@ -87,13 +90,16 @@ class Schedule:
             return []
         taken = [self._pop(turn[0])]
         left = rows - taken[0].rows
+        last = {turn[0]: taken[0].rows}
         position = 1
         while left > 0 and turn:
             key = turn[position % len(turn)]
             queue = self._queues.get(key)
-            if queue and queue[0].kind == taken[0].kind and queue[0].rows <= left:
+            most = min(left, last.get(key, left))
+            if queue and queue[0].kind == taken[0].kind and queue[0].rows <= most:
                 taken.append(self._pop(key))
-                left -= taken[-1].rows
+                last[key] = taken[-1].rows
+                left -= last[key]
                 position += 1
             else:
                 turn.remove(key)

@@ -18,7 +18,7 @@ from pantheon.messages import Limits, Message, Refused
 from pantheon.transport.address import Address
 from pantheon.transport.base import Listener, Lost, Peer
 from pantheon.transport.lookup import resolve
-from pantheon.transport.zmq_socket import receive_frames, send_frames, set_options
+from pantheon.transport.zmq_socket import LOCAL_BUFFER, receive_frames, send_frames, set_options
 from pantheon.wire import pack, unpack
 
 logger = logging.getLogger(__name__)
@@ -85,6 +85,8 @@ class ZmqListener(Listener):
                 raise found
             address = found[0]
         self._socket.setsockopt(zmq.IPV6, int(":" in address.host))
+        if address.loopback:
+            self._socket.setsockopt(zmq.SNDBUF, LOCAL_BUFFER)
         endpoint = f"ipc://{address.path}" if address.path else f"tcp://{address.netloc}"
         try:
             self._socket.bind(endpoint)

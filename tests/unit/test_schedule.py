@@ -51,6 +51,15 @@ def test_a_request_as_large_as_a_batch_goes_alone() -> None:
     assert len(schedule.take(16)) == 1
 
 
+def test_a_small_request_does_not_wait_for_larger_ones_of_its_session() -> None:
+    schedule, starting, other = Schedule(), session(1), session(2)
+    for request, rows in enumerate((1, 2, 4, 4)):
+        schedule.add(job(starting, request, rows))
+    schedule.add(job(other, 9, rows=5))
+    taken = [[j.score.request for j in schedule.take(8)] for _ in range(3)]
+    assert taken == [[0, 9], [1], [2, 3]]
+
+
 def test_requests_for_other_fields_are_not_joined() -> None:
     schedule = Schedule()
     schedule.add(job(session(1, ("a",)), 1))
