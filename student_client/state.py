@@ -67,6 +67,10 @@ def restore(state: Mapping[str, Any], run: Run, world: int) -> tuple[int, int]:
         >>> restore(save(run, 2, 3), run, world=2)
         (2, 3)
     """
+    if not isinstance(state, Mapping):
+        raise ResumeMismatch(
+            f"the saved loader state is {state!r:.80}; expected the dict that state_dict() answered"
+        )
     if state.get("version") != VERSION:
         raise ResumeMismatch(
             f"the saved loader state has version {state.get('version')!r}, this loader reads "

@@ -21,14 +21,25 @@ KEYS = (
 def loader_from(config: StudentConfig) -> KnowledgeLoader:
     """The loader that a configuration describes."""
     settings = {k: v for k in KEYS if (v := getattr(config, k)) is not None}
-    ids = function_from(config, config.ids, "ids")
     return KnowledgeLoader(
         dataset_from(config),
         merge={field: merge_from(config, field) for field in config.merge},
         collate_fn=function_from(config, config.collate_fn, "collate_fn"),
-        ids=None if ids is None else ids(),
+        ids=_ids(config),
         **settings,
     )
+
+
+def _ids(config: StudentConfig) -> Any:
+    """The ids to train on, None for all; a function that answers none must not mean all."""
+    function = function_from(config, config.ids, "ids")
+    ids = None if function is None else function()
+    if function is not None and ids is None:
+        raise ConfigError(
+            f"{config.where('ids')}: {config.ids} answered None; expected the ids to train on "
+            "(leave the key out to train on all)"
+        )
+    return ids
 
 
 def merge_from(config: StudentConfig, field: str) -> Any:

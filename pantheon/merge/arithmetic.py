@@ -134,9 +134,9 @@ class Weighted(Elementwise):
 
     def __init__(self, weights: Mapping[str, float] | None = None, /, **named: float) -> None:
         self.weights = {**(weights or {}), **named}
-        self.name = f"weighted({', '.join(f'{t}={w:g}' for t, w in self.weights.items())})"
-        bad = [t for t, w in self.weights.items() if not math.isfinite(w)]
-        if bad or not self.weights:
+        self.name = f"weighted({', '.join(f'{t}={w}' for t, w in self.weights.items())})"
+        numbers = [isinstance(w, int | float) and math.isfinite(w) for w in self.weights.values()]
+        if not numbers or not all(numbers):
             raise self.fail("*", f"weights must be finite numbers by teacher, found {self.weights}")
 
     def spec(self, field: str, specs: Mapping[str, FieldSpec]) -> FieldSpec:

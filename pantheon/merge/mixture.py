@@ -40,9 +40,9 @@ class Mixture(Merge):
 
     def __init__(self, weights: Mapping[str, float] | None = None, /, **named: float) -> None:
         self.weights = {**(weights or {}), **named}
-        inside = ", ".join(f"{t}={w:g}" for t, w in self.weights.items())
+        inside = ", ".join(f"{t}={w}" for t, w in self.weights.items())
         self.name = f"mixture({inside})" if inside else "mixture"
-        if not all(0 < w < math.inf for w in self.weights.values()):
+        if not all(isinstance(w, int | float) and 0 < w < math.inf for w in self.weights.values()):
             raise self.fail("*", f"weights must be positive and finite, found {self.weights}")
 
     def spec(self, field: str, specs: Mapping[str, FieldSpec]) -> FieldSpec:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pantheon.messages import Message, RawTensor, Scored
+from pantheon.messages import Message, RawTensor, Score, Scored
 from pantheon.transport import Connected, Connection, Event, Lost
 from pantheon.transport.wake import Wake
 
@@ -22,8 +22,8 @@ class Faults:
         delay: it arrives after the next one.
         flip: one bit of it is wrong.
         part: the connection breaks, and is made again, before it is heard.
-        spared: answers of the whole run that follow one that was damaged or cut off, and are not:
-            more than can be in flight, so that no request is hit again and again and given up.
+        most: how often the same samples' answers may be damaged or cut off before one arrives; a
+            third time would rightly be given up.
     """
 
     drop: float = 0.0
@@ -31,14 +31,14 @@ class Faults:
     delay: float = 0.0
     flip: float = 0.0
     part: float = 0.0
-    spared: int = 60
+    most: int = 2
 
 
 class Calm:
-    """Counts down the answers of a run that are spared; shared by its connections."""
+    """Counts how often a teacher's answer for the same samples was harmed, by any replica."""
 
     def __init__(self) -> None:
-        self.left = 0
+        self.harmed: Counter[bytes | None] = Counter()
 
 
 class Faulty(Connection):
@@ -51,6 +51,7 @@ class Faulty(Connection):
         self._events: deque[Event] = deque()
         self._delayed: deque[Event] = deque()
         self._wake = Wake()
+        self._asked: dict[int, bytes] = {}
         self.injected = 0
 
     @property
@@ -58,6 +59,8 @@ class Faulty(Connection):
         return (*self.inner.pollables, self._wake.fd)
 
     def send(self, message: Message) -> bool:
+        if isinstance(message, Score) and message.ids is not None:
+            self._asked[message.request] = message.ids.tobytes()
         return self.inner.send(message)
 
     def receive(self) -> Event | None:
@@ -77,7 +80,9 @@ class Faulty(Connection):
         if not isinstance(event, Scored):
             self._events.append(event)
             return
-        fault = self._draw()
+        fault = self._draw(event)
+        if fault not in ("drop", "flip", "part"):
+            self.calm.harmed.pop(self._asked.pop(event.request, b""), None)
         self.injected += fault is not None
         match fault:
             case None:
@@ -96,21 +101,26 @@ class Faulty(Connection):
             case "part":
                 self._events.extend((Lost("a fault"), Connected(), event))
 
-    def _draw(self) -> str | None:
+    def _draw(self, scored: Scored) -> str | None:
         at = self._random.random()
         for fault in ("drop", "repeat", "delay", "flip", "part"):
             at -= getattr(self.faults, fault)
             if at < 0:
-                return fault if fault not in ("flip", "part") or self._harms() else None
-        self.calm.left -= 1
+                return fault if self._may(fault, scored) else None
         return None
 
-    def _harms(self) -> bool:
-        """Whether an answer may be harmed now; the next ones are spared then."""
-        if self.calm.left > 0:
-            self.calm.left -= 1
+    def _may(self, fault: str, scored: Scored) -> bool:
+        """Whether a fault leaves every request a last attempt; counts the harm it does."""
+        if fault not in ("flip", "part"):
+            return True
+        # Whichever was asked for first is blamed when a connection breaks.
+        own = self._asked.get(scored.request)  # Nobody waits for it any more when there is none.
+        hit = set(self._asked.values()) if fault == "part" else {own} - {None}
+        if any(self.calm.harmed[samples] >= self.faults.most for samples in hit):
             return False
-        self.calm.left = self.faults.spared
+        self.calm.harmed.update(hit)
+        if fault == "part":
+            self._asked.clear()
         return True
 
     def close(self) -> None:

@@ -43,6 +43,9 @@ def data(size=100):
 def broken():
     raise OSError("no such weights")
 
+def nothing():
+    return None
+
 def student():
     return torch.nn.Linear(1, 1)
 """
@@ -117,6 +120,7 @@ def test_a_dump_that_cannot_be_says_why(
     [
         ("device: cud", "student.yaml:6: device: 'cud' is no device"),
         ("output: mine.py/w", "student.yaml:6: output: cannot make the folder mine.py"),
+        ("ids: mine:nothing", "student.yaml:6: ids: mine:nothing answered None; expected the ids"),
         ("merge: {y: {weighted: {line: x}}}", "student.yaml:6: merge.y: expected a merge's name"),
     ],
 )

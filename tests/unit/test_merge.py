@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -185,9 +187,16 @@ def test_weights_must_name_exactly_the_teachers(merge: type[Weighted] | type[Mix
 
 
 def test_weights_must_be_numbers_that_make_sense() -> None:
-    for bad in (lambda: Weighted(), lambda: Weighted(a=float("nan")), lambda: Mixture(a=-1.0)):
+    bad: list[tuple[type[Weighted] | type[Mixture], dict[str, Any]]] = [
+        (Weighted, {}),
+        (Weighted, {"a": float("nan")}),
+        (Weighted, {"a": "x"}),
+        (Mixture, {"a": -1.0}),
+        (Mixture, {"a": "x"}),
+    ]
+    for merge, weights in bad:
         with pytest.raises(MergeError, match="weights must be"):
-            bad()
+            merge(weights)
 
 
 def test_a_function_merges_what_it_likes() -> None:

@@ -56,6 +56,11 @@ def test_an_altered_state_is_refused(change: dict[str, Any]) -> None:
         restore(save(RUN, 0, 1) | change, RUN, world=1)
 
 
+def test_what_is_no_state_is_refused() -> None:
+    with pytest.raises(ResumeMismatch, match=r"None; expected the dict that state_dict\(\)"):
+        restore(None, RUN, world=1)  # type: ignore[arg-type]
+
+
 def test_the_order_of_chosen_ids_counts() -> None:
     assert ids_fingerprint(None) is None
     assert ids_fingerprint(np.array([1, 2])) == ids_fingerprint(np.array([1, 2], np.int32))
