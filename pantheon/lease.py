@@ -6,6 +6,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from pantheon.speed import Speed
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
@@ -53,15 +55,30 @@ class Replica:
 
     Args:
         nbytes: bytes it is expected to answer with.
-        quiet_until: seconds; a lease of it ran out and nothing was heard of it since, so that until
+        quiet_until: seconds; a lease of it ran out, or it was silent for too long, so that until
             then others are preferred. Its silence may be over without a word that could be known
             for its own, so it is tried again.
+        retired: it takes no new requests, but finishes those it holds.
+        heard: seconds; when it last gave a sign of life, or was first given something to do.
+        speed: how fast it answers.
     """
 
     name: str
     leases: dict[int, Lease] = field(default_factory=dict)
     nbytes: int = 0
     quiet_until: float = float("-inf")
+    retired: bool = False
+    heard: float = float("-inf")
+    speed: Speed = field(default_factory=Speed)
+
+    def hear(self, now: float) -> None:
+        """It gave a sign of life."""
+        self.heard = max(self.heard, now)
+        self.quiet_until = float("-inf")
+
+    def done_in(self, nbytes: int) -> float:
+        """Seconds in which it is expected to have answered what it holds and some bytes more."""
+        return self.speed.time(self.nbytes + nbytes)
 
 
 @dataclass(slots=True, eq=False)
@@ -118,6 +135,9 @@ class Leases:
         """Start a lease."""
         lease = Lease(assignment, ask, replica, now + self.term)
         number = assignment.lease
+        if not replica.leases:
+            replica.heard = now
+            replica.speed.begin(now)
         ask.lease = lease
         self._known[number] = self._live[number] = replica.leases[number] = lease
         replica.nbytes += ask.nbytes
@@ -129,7 +149,7 @@ class Leases:
             lease = self._known.get(number)
             if lease is None:
                 continue
-            lease.replica.quiet_until = float("-inf")
+            lease.replica.hear(now)
             if lease.live:
                 lease.deadline = now + self.term
                 self._live.move_to_end(number)
@@ -157,11 +177,11 @@ class Leases:
         else:
             lease.ask.late.append(number)
 
-    def close(self, number: int) -> Lease | None:
+    def close(self, number: int, now: float) -> Lease | None:
         """End the lease a reply came for and forget it; None when it is not known (any more)."""
         lease = self._known.pop(number, None)
         if lease is not None:
-            lease.replica.quiet_until = float("-inf")
+            lease.replica.hear(now)
             self.end(lease)
         return lease
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
+from pantheon.counters import Counters
 from pantheon.errors import ConfigError
 from pantheon.lease import Ask, Assignment, Lease, Leases
 from pantheon.poison import Poisoned, count_attempt, failed_too_often, verdict
@@ -13,27 +13,6 @@ from pantheon.roster import Roster
 from pantheon.window import Window
 
 __all__ = ["Assignment", "Counters", "Ledger", "Poisoned"]
-
-
-@dataclass(slots=True)
-class Counters:
-    """What happened so far.
-
-    Attributes:
-        answered: replies that were the first for their request and teacher.
-        duplicates: replies dropped because another came before, or nobody knows their lease.
-        requeued: requests put back because of a death, an expiry or a refusal.
-        expired: leases that ran out.
-        refused: refusals of requests that were still wanted.
-        lost: replicas that left while they held a lease.
-    """
-
-    answered: int = 0
-    duplicates: int = 0
-    requeued: int = 0
-    expired: int = 0
-    refused: int = 0
-    lost: int = 0
 
 
 class Ledger:
@@ -220,7 +199,7 @@ class Ledger:
     def _give_again(self, teacher: Progress, given: list[Assignment]) -> None:
         for request in sorted(teacher.back):
             ask = teacher.asks[request]
-            replica = teacher.roster.choose(self._now, ask.blame)
+            replica = teacher.roster.choose(self._now, ask.nbytes, ask.blame)
             if replica is not None:
                 teacher.back.remove(request)
                 given.append(self._grant(ask, replica.name))
@@ -229,10 +208,11 @@ class Ledger:
         window, choose = self._window, teacher.roster.choose
         while teacher.next < window.requests:
             request = teacher.next
-            replica = choose(self._now)
+            nbytes = window.expected(request, teacher.name)
+            replica = choose(self._now, nbytes)
             if replica is None or not window.admit(request):
                 return
-            ask = Ask(teacher.name, request, window.expected(request, teacher.name))
+            ask = Ask(teacher.name, request, nbytes)
             teacher.asks[request] = ask
             teacher.next += 1
             given.append(self._grant(ask, replica.name))
@@ -249,6 +229,49 @@ class Ledger:
         """A heartbeat named these leases: they last from now on; unknown ones are left alone."""
         self._tick(now)
         self._leases.renew(leases, self._now)
+
+    def hear(self, teacher: str, replica: str, now: float) -> None:
+        """A replica gave a sign of life, whichever requests it was about."""
+        self._tick(now)
+        found = self._teacher(teacher).roster.replicas.get(replica)
+        if found is not None:
+            found.hear(self._now)
+
+    def retire(self, teacher: str, replica: str) -> None:
+        """A replica takes no new requests but finishes those it holds, until it leaves."""
+        found = self._teacher(teacher).roster.replicas.get(replica)
+        if found is not None:
+            found.retired = True
+
+    def suspect(self, now: float, after: Mapping[str, float]) -> list[Assignment]:
+        """Put back what silent replicas hold, where another replica can take it over.
+
+        They get no more work until they are heard of, while there are others; a late answer is
+        still good. The only replica of a teacher is left to its leases and the caller's patience.
+
+        Args:
+            after: seconds of silence, by teacher.
+
+        Returns:
+            The assignments put back.
+        """
+        self._tick(now)
+        found: list[Assignment] = []
+        for name, seconds in after.items():
+            for replica in self._teacher(name).roster.silent(self._now, seconds):
+                replica.quiet_until = float("inf")
+                for lease in list(replica.leases.values()):
+                    if self._end(lease):
+                        self._put_back(lease)
+                    found.append(lease.assignment)
+        self.counters.suspected += len(found)
+        return found
+
+    def next_suspicion(self, after: Mapping[str, float]) -> float | None:
+        """When `suspect` next has something to do; None: nothing depends on it now."""
+        rosters = ((self._teacher(n).roster, s) for n, s in after.items())
+        times = (roster.first_silent(self._now, seconds) for roster, seconds in rosters)
+        return min((t for t in times if t is not None), default=None)
 
     def deadline(self) -> float | None:
         """When `expire` next has something to do, in seconds on the caller's clock."""
@@ -272,16 +295,20 @@ class Ledger:
         self.counters.expired += len(overdue)
         return [lease.assignment for lease in overdue]
 
-    def accept(self, lease: int, nbytes: int) -> bool:
+    def accept(self, lease: int, nbytes: int, now: float | None = None) -> bool:
         """A reply came.
 
         Args:
             nbytes: bytes it takes until it is yielded.
+            now: seconds; None for the last time that was told.
 
         Returns:
             Whether it is the first for its request and teacher; otherwise drop it.
         """
-        found = self._leases.close(lease)
+        self._tick(self._now if now is None else now)
+        found = self._leases.close(lease, self._now)
+        if found is not None:
+            found.replica.speed.reply(found.ask.nbytes, self._now)
         if found is None or found.ask.answered:
             self.counters.duplicates += 1
             return False
@@ -301,7 +328,7 @@ class Ledger:
             final: no replica can ever answer it; it is poisoned at once.
         """
         self._tick(now)
-        found = self._leases.close(lease)
+        found = self._leases.close(lease, self._now)
         if found is None or found.ask.answered:
             return
         self.counters.refused += 1

@@ -6,6 +6,15 @@ from collections.abc import Collection
 
 from pantheon.lease import Replica
 
+UNKNOWN = 2
+"""Requests in flight at a replica that has not answered any, where there are others."""
+
+BEHIND = 2.0
+"""How many times later than the best a replica may be expected to answer."""
+
+PROBE = 10.0
+"""How long a replica that is too slow stays idle until it is tried again, in times of a request."""
+
 
 class Roster:
     """The replicas of one teacher that work can be given to.
@@ -37,29 +46,63 @@ class Roster:
         """Take a replica out, with the leases it holds; None when it is not there."""
         return self.replicas.pop(name, None)
 
-    def choose(self, now: float, avoid: Collection[str] = ()) -> Replica | None:
-        """The replica with the fewest bytes outstanding among those fit for a request.
+    def choose(self, now: float, nbytes: int = 0, avoid: Collection[str] = ()) -> Replica | None:
+        """The replica that is expected to answer a request first, among those fit for it.
 
-        A replica that let a lease run out and was not heard since is left alone for a while, if
-        there is another; so is one to avoid, even when that means waiting for the others to have
-        credit: a request given at once to the replica that just failed it would fail again.
+        That is the one with the fewest bytes outstanding where all answer equally fast. One that is
+        much slower than the best, so that the request would be answered long after later ones, is
+        left alone even when only it has credit; a new one begins with few requests. A replica that
+        was silent for too long is left alone for a while, if there is another; so is one to avoid,
+        even when that means waiting for the others to have credit: a request given at once to the
+        replica that just failed it would fail again.
 
         Args:
             now: seconds.
+            nbytes: bytes the request is expected to have.
             avoid: names of replicas that failed the request before.
 
         Returns:
             None when those fit have no credit now, or when there is none at all.
         """
-        best: Replica | None = None
-        for replica in self._fit(now, avoid):
-            if len(replica.leases) < self.most and (best is None or replica.nbytes < best.nbytes):
-                best = replica
-        return best
+        if len(self.replicas) == 1:
+            (only,) = self.replicas.values()
+            return None if only.retired or len(only.leases) >= self.most else only
+        fit = self._fit(now, avoid)
+        free = [r for r in fit if len(r.leases) < self._credit(r)]
+        if not free:
+            return None
+        best = min(free, key=lambda r: (r.done_in(nbytes), r.nbytes))
+        takes, soonest = best.done_in(nbytes), min(r.done_in(nbytes) for r in fit)
+        idle = 0.0 if best.leases else now - best.speed.since
+        return best if takes <= BEHIND * soonest or idle >= PROBE * takes else None
+
+    def _credit(self, replica: Replica) -> int:
+        return self.most if replica.speed.known else min(self.most, UNKNOWN)
 
     def _fit(self, now: float, avoid: Collection[str]) -> Collection[Replica]:
-        found: Collection[Replica] = self.replicas.values()
+        found = [r for r in self.replicas.values() if not r.retired]
         found = [r for r in found if r.quiet_until <= now] or found
         if avoid:
             found = [r for r in found if r.name not in avoid] or found
         return found
+
+    def silent(self, now: float, limit: float) -> list[Replica]:
+        """Replicas that hold requests and gave no sign of life for some seconds.
+
+        Only those whose work another one can take over.
+        """
+        if len(self.replicas) < 2:
+            return []
+        late = [r for r in self._awake(now) if r.leases and now - r.heard >= limit]
+        others = [r for r in self._awake(now) if r not in late and not r.retired]
+        return late if others else []
+
+    def first_silent(self, now: float, limit: float) -> float | None:
+        """When `silent` next has something to say, in seconds; None: not before something else."""
+        if len(self.replicas) < 2:
+            return None
+        times = [r.heard + limit for r in self._awake(now) if r.leases]
+        return min(times, default=None)
+
+    def _awake(self, now: float) -> list[Replica]:
+        return [r for r in self.replicas.values() if r.quiet_until <= now]

@@ -86,8 +86,12 @@ class Window:
         return self._last_cost[1:]
 
     def expected(self, request: int, teacher: str) -> int:
-        """Bytes a request takes for one teacher."""
-        return self._taken[request][teacher]
+        """Bytes a request takes for one teacher, let in or not."""
+        taken = self._taken.get(request)
+        if taken is None:
+            start, stop = self.span(request)
+            taken = self._cost(stop - start)[0]
+        return taken[teacher]
 
     def settle(self, request: int, teacher: str, nbytes: int) -> None:
         """A reply came; count what it has instead of what was expected."""

@@ -11,6 +11,7 @@ from pantheon.order import Order
 from tests.unit.ledger_model import WatchedLedger
 
 TERM = 10.0
+SILENCE = 3.0
 ROW_BYTES = {"bert": 3.0, "roberta": 5.0, "ragged": 2.0}
 GLOBAL_BATCH = 12
 WORLDS = [1, 2, 3, 4]
@@ -178,6 +179,22 @@ class LedgerMachine(RuleBasedStateMachine):
         self.watched.expire(self.now)
         self.dispatch()
 
+    @rule(teacher=PICK, name=NAMES)
+    def retire(self, teacher, name):
+        self.watched.retire(self.teacher(teacher), f"{self.teacher(teacher)}-{name}")
+        self.dispatch()
+
+    @rule(teacher=PICK, name=NAMES, seconds=st.sampled_from([0.0, 0.5]))
+    def hear(self, teacher, name, seconds):
+        self.now += seconds
+        self.watched.hear(self.teacher(teacher), f"{self.teacher(teacher)}-{name}", self.now)
+
+    @rule(seconds=st.sampled_from([0.5, SILENCE]))
+    def suspect(self, seconds):
+        self.now += seconds
+        self.watched.suspect(self.now, SILENCE)
+        self.dispatch()
+
     # ---- the student
 
     @rule(batches=st.integers(1, 4))
@@ -236,6 +253,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def _finish(self) -> None:
         """From any state, with one replica of each teacher alive, the epoch comes to its end."""
         for teacher in self.row_bytes:
+            if f"{teacher}-x" in self.watched.retired:
+                self.watched.leave(teacher, f"{teacher}-x", crashed=False)
             self.watched.join(teacher, f"{teacher}-x")
         epoch = self.epoch
         for _ in range(20 + 4 * self.watched.count):

@@ -35,6 +35,9 @@ class WatchedLedger:
         self.origin = self.head = ledger.head
         self.replicas: dict[str, set[str]] = {t: set() for t in row_bytes}
         self.quiet_until: dict[str, float] = {}
+        self.heard: dict[str, float] = {}
+        self.retired: set[str] = set()
+        self.now = float("-inf")
         self.born: dict[str, int] = {}
         self.given: dict[int, tuple[Assignment, int]] = {}
         self.live: dict[int, Assignment] = {}
@@ -73,6 +76,8 @@ class WatchedLedger:
         if replica not in self.replicas[teacher]:
             self.replicas[teacher].add(replica)
             self.quiet_until.pop(replica, None)
+            self.heard.pop(replica, None)
+            self.retired.discard(replica)
             self.born[replica] = self.last_lease
 
     def leave(self, teacher: str, replica: str, crashed: bool) -> None:
@@ -93,12 +98,45 @@ class WatchedLedger:
         assert list(back) == expected, f"what a dead replica held is put back: {back}, {expected}"
         self.check()
 
+    def retire(self, teacher: str, replica: str) -> None:
+        self.ledger.retire(teacher, replica)
+        if replica in self.replicas[teacher]:
+            self.retired.add(replica)
+        self.check()
+
+    def hear(self, teacher: str, replica: str, now: float) -> None:
+        self.now = now
+        self.ledger.hear(teacher, replica, now)
+        self._heard(replica)
+        self.check()
+
+    def suspect(self, now: float, silence: float) -> None:
+        self.now = now
+        due = {r for t in self.teachers for r in self._suspects(t, silence)}
+        held = {a.lease for r in due for a in self.held(r)}
+        gone = self.ledger.suspect(now, dict.fromkeys(self.teachers, silence))
+        assert {a.lease for a in gone} == held, "what silent replicas hold, and only that, goes on"
+        for a in gone:
+            self._end(a)
+            self.quiet_until[a.replica] = float("inf")
+            if (a.teacher, a.request) not in self.answered:
+                self._blame(a, 0)
+        self.check()
+
+    def _suspects(self, teacher: str, silence: float) -> set[str]:
+        awake = {r for r in self.replicas[teacher] if self.quiet_until.get(r, 0.0) <= self.now}
+        late = {r for r in awake if self.held(r) and self.now - self.heard[r] >= silence}
+        return late if awake - late - self.retired else set()
+
     def dispatch(self, now: float) -> list[Assignment]:
+        self.now = now
         expected = dict(self.ledger.row_bytes)
         given = self.ledger.dispatch(now)
         self.quiet = {name for name, until in self.quiet_until.items() if until > now}
         for a in given:
             self._check_assignment(a)
+            if not self.held(a.replica):
+                self.heard[a.replica] = now
             self.live[a.lease] = a
             self.deadlines[a.lease] = now + self.term
             self.given[a.lease] = a, self.born[a.replica]
@@ -122,6 +160,7 @@ class WatchedLedger:
         return found
 
     def refuse(self, a: Assignment, now: float, final: bool = False) -> None:
+        self.now = now
         key = (a.teacher, a.request)
         self._hear(a.lease)
         self._end(a)
@@ -133,6 +172,7 @@ class WatchedLedger:
         self.check()
 
     def renew(self, leases: Iterable[int], now: float) -> None:
+        self.now = now
         leases = list(leases)
         self.ledger.renew(leases, now)
         for lease in leases:
@@ -142,6 +182,7 @@ class WatchedLedger:
         self.check()
 
     def expire(self, now: float) -> None:
+        self.now = now
         due = {lease for lease in self.live if self.deadlines[lease] <= now}
         gone = self.ledger.expire(now)
         assert {a.lease for a in gone} == due, "what has run out, and only that, is put back"
@@ -205,13 +246,14 @@ class WatchedLedger:
         assert a.lease > self.last_lease, "leases are unique and increase"
         self.last_lease = a.lease
         assert a.replica in self.replicas[a.teacher], "only live replicas are asked"
+        assert a.replica not in self.retired, "a replica that is about to stop is not asked"
         assert len(self.held(a.replica)) < self.most, "no replica has more than its share in flight"
         assert key not in self.answered, "what was answered is not asked again"
         assert all((b.teacher, b.request) != key for b in self.live.values()), (
             "one replica at a time is asked"
         )
         failed = self.blame.get(key, {})
-        others = self.replicas[a.teacher] - failed.keys() - self.quiet
+        others = self.replicas[a.teacher] - failed.keys() - self.quiet - self.retired
         assert a.replica not in failed or not others, (
             "a request goes to a replica that did not fail it, where there is one"
         )
@@ -239,8 +281,9 @@ class WatchedLedger:
             if not wanted or key in self.blame:
                 continue
             out = any((a.teacher, a.request) == key for a in self.live.values())
-            fit = names - self.quiet or names
-            busy = all(len(self.held(n)) >= self.most for n in fit)
+            asked = names - self.retired
+            fit = asked - self.quiet or asked
+            busy = any(self.held(n) for n in fit) or not fit
             assert out or busy, f"the head is asked for whatever the budget: {key}"
 
     def _check_poison(self, key: tuple[str, int]) -> None:
@@ -276,7 +319,11 @@ class WatchedLedger:
         a, born = self.given[lease]
         known = lease in self.live or (a.teacher, a.request) not in self.answered
         if known and lease not in self.cancelled and self.born.get(a.replica) == born:
-            self.quiet_until.pop(a.replica, None)
+            self._heard(a.replica)
+
+    def _heard(self, replica: str) -> None:
+        self.quiet_until.pop(replica, None)
+        self.heard[replica] = max(self.now, self.heard.get(replica, self.now))
 
     def _end(self, a: Assignment) -> None:
         self.live.pop(a.lease, None)

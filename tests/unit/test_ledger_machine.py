@@ -24,14 +24,24 @@ def test_every_row_of_every_teacher_is_yielded_once_whatever_happens():
 
 
 class NoDeduplication(Ledger):
-    def accept(self, lease, nbytes):
-        super().accept(lease, nbytes)
+    def accept(self, lease, nbytes, now=None):
+        super().accept(lease, nbytes, now)
         return True
 
 
 class NoExpiry(Ledger):
     def expire(self, now):
         return []
+
+
+class NoSuspicion(Ledger):
+    def suspect(self, now, after):
+        return []
+
+
+class AsksTheRetired(Ledger):
+    def retire(self, teacher, replica):
+        pass
 
 
 class NoWindow(Ledger):
@@ -148,6 +158,8 @@ class PadsWithRealRows(Order):
 BROKEN = [
     (NoDeduplication, "the first reply wins and only the first"),
     (NoExpiry, "what has run out, and only that, is put back"),
+    (NoSuspicion, "what silent replicas hold, and only that"),
+    (AsksTheRetired, "a replica that is about to stop is not asked"),
     (NoWindow, "nothing beyond the window"),
     (NoHeadAllowance, "the head is asked for whatever the budget"),
     (NotWaitingForAllTeachers, "nothing is ready before all teachers answered"),
@@ -158,7 +170,7 @@ BROKEN = [
     (KeepsBytes, "the bytes counted"),
     (NeverPoisons, "what fails again and again is given up"),
     (PoisonsEarly, "poisoned too early"),
-    (BlamesEverythingHeld, "every attempt counted is named"),
+    (BlamesEverythingHeld, "every attempt counted is named|poisoned too early"),
     (GivesBackToTheOneThatFailed, "a replica that did not fail it"),
     (NeverRenews, "the next deadline is known"),
     (ReusesLeases, "leases are unique and increase"),

@@ -1,0 +1,50 @@
+"""How fast a replica answers, from the replies that came while it had something to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SMOOTH = 4.0
+"""Replies over which a speed is averaged."""
+
+
+@dataclass(slots=True)
+class Speed:
+    """Bytes a second, as a student sees them.
+
+    Args:
+        replies: how many were counted, at most `SMOOTH`.
+        nbytes, seconds: sums over these, the older the less.
+        since: seconds; the last reply, or when it was first given something to do after that.
+
+    Example:
+        >>> speed = Speed()
+        >>> speed.begin(10.0), speed.reply(400, 12.0), speed.time(1000)
+        (None, None, 5.0)
+    """
+
+    replies: float = 0.0
+    nbytes: float = 0.0
+    seconds: float = 0.0
+    since: float = 0.0
+
+    @property
+    def known(self) -> bool:
+        """Whether it has answered anything."""
+        return self.replies > 0
+
+    def begin(self, now: float) -> None:
+        """It had nothing to do and now has."""
+        self.since = now
+
+    def reply(self, nbytes: int, now: float) -> None:
+        """It answered some bytes."""
+        keep = min(1.0, (SMOOTH - 1) / max(self.replies, 1.0))
+        self.replies = self.replies * keep + 1
+        self.nbytes = self.nbytes * keep + nbytes
+        self.seconds = self.seconds * keep + max(0.0, now - self.since)
+        self.since = now
+
+    def time(self, nbytes: int) -> float:
+        """Seconds that some bytes take; 0 while nothing is known."""
+        return self.seconds * nbytes / self.nbytes if self.nbytes else 0.0

@@ -1,0 +1,107 @@
+"""Which replica gets the next request, as they differ in speed."""
+
+import pytest
+
+from pantheon.lease import Ask, Assignment, Leases
+from pantheon.roster import PROBE, UNKNOWN, Roster
+from pantheon.speed import Speed
+
+NBYTES = 1000
+
+
+class Race:
+    """Replicas that answer one request after another, each in its own time."""
+
+    def __init__(self, seconds: dict[str, float], most: int = 8) -> None:
+        self.seconds, self.now, self.number = seconds, 0.0, 0
+        self.roster, self.leases = Roster(most), Leases(1e9)
+        self.free_at = dict.fromkeys(seconds, 0.0)
+        self.answers: list[tuple[float, int, str]] = []
+        self.done = dict.fromkeys(seconds, 0)
+        for name in seconds:
+            self.roster.join(name)
+
+    def fill(self) -> None:
+        """Give away requests while somebody takes them."""
+        while (replica := self.roster.choose(self.now, NBYTES)) is not None:
+            given = Assignment("t", replica.name, self.number, self.number, 0, 1)
+            self.leases.grant(given, Ask("t", self.number, NBYTES), replica, self.now)
+            begin = max(self.now, self.free_at[replica.name])
+            self.free_at[replica.name] = begin + self.seconds[replica.name]
+            self.answers.append((self.free_at[replica.name], self.number, replica.name))
+            self.number += 1
+
+    def run(self, until: float) -> None:
+        while self.now < until:
+            self.fill()
+            first = min(self.answers)
+            self.answers.remove(first)
+            self.now, number, name = first
+            lease = self.leases.close(number, self.now)
+            assert lease is not None
+            lease.replica.speed.reply(NBYTES, self.now)
+            self.done[name] += 1
+
+    def oldest(self) -> float:
+        """How long ago the oldest request in flight was given, in requests given since."""
+        return self.number - min(number for _, number, _ in self.answers)
+
+
+def test_replicas_of_one_speed_get_equal_work():
+    race = Race({"a": 0.1, "b": 0.1, "c": 0.1})
+    race.run(30.0)
+    assert max(race.done.values()) - min(race.done.values()) <= UNKNOWN + 1
+
+
+def test_a_slow_replica_gets_what_it_can_do():
+    race = Race({"a": 0.1, "b": 0.1, "c": 0.1, "slow": 1.0})
+    race.run(60.0)
+    assert 0.8 * 60 <= race.done["slow"] <= 60
+    assert sum(race.done.values()) >= 0.97 * 60 * 31
+
+
+def test_a_slow_replica_holds_nobody_up_for_long():
+    race = Race({"a": 0.1, "b": 0.1, "c": 0.1, "slow": 1.0})
+    race.run(20.0)
+    held = 0
+    for second in range(21, 60):
+        race.run(second)
+        held = max(held, race.oldest())
+    # While the slow one works on one request, the others do 30; their queues are 8 each.
+    assert held <= 30 + 8 * 3 + 10
+
+
+def test_a_replica_that_became_fast_again_is_used_again():
+    race = Race({"a": 0.1, "b": 2.5})
+    race.run(60.0)
+    race.seconds["b"] = 0.1
+    race.run(60.0 + 4 * 2.5 * PROBE)
+    before = race.done["b"]
+    race.run(race.now + 10.0)
+    assert race.done["b"] - before >= 50
+
+
+def test_a_new_replica_begins_with_few_requests():
+    roster = Roster(most=8)
+    leases = Leases(1e9)
+    roster.join("a"), roster.join("b")
+    for number in range(100):
+        replica = roster.choose(0.0, NBYTES)
+        if replica is None:
+            break
+        given = Assignment("t", replica.name, number, number, 0, 1)
+        leases.grant(given, Ask("t", number, NBYTES), replica, 0.0)
+    assert {name: len(r.leases) for name, r in roster.replicas.items()} == {
+        "a": UNKNOWN,
+        "b": UNKNOWN,
+    }
+
+
+def test_a_speed_follows_a_change():
+    speed = Speed()
+    for second in range(100):
+        speed.reply(1000, float(second))
+    assert speed.time(1000) == pytest.approx(1.0, rel=0.05)
+    for second in range(100, 500, 10):
+        speed.reply(1000, float(second))
+    assert speed.time(1000) == pytest.approx(10.0, rel=0.05)
