@@ -336,6 +336,13 @@ class Ledger:
         if found.ask.lease is None:
             self._put_back(found)
 
+    def decline(self, lease: int, now: float) -> None:
+        """A replica takes no work now: put the request back, which blames nobody."""
+        self._tick(now)
+        found = self._leases.close(lease, self._now)
+        if found is not None and not found.ask.answered and found.ask.lease is None:
+            self._put_back(found)
+
     def ready(self) -> int:
         """The row up to which every teacher has answered, cut down to whole batches or the end."""
         return self._ready

@@ -64,13 +64,14 @@ def collect(pieces: Sequence[Piece], start: int, stop: int) -> Answer:
         return (first.values, first.rows) if whole else first.cut(start, stop)
     begins = [max(start, p.start) for p in pieces]
     cuts = [p.cut(a, min(stop, p.stop)) for p, a in zip(pieces, begins, strict=True)]
-    # A routed teacher that was asked for none of a piece's rows has no fields there.
+    # A teacher that is gone, or that was asked for none of a piece's rows, has no fields there.
     filled = [values for values, rows in cuts if values and (rows is None or len(rows))]
     fields = {f: concat_values([v[f] for v in filled]) for f in (filled[0] if filled else ())}
-    if first.rows is None:
+    if all(rows is None for _, rows in cuts):
         return fields, None
     shifted = [
-        rows + (a - start) for (_, rows), a in zip(cuts, begins, strict=True) if rows is not None
+        (np.arange(min(stop, p.stop) - a) if rows is None else rows) + (a - start)
+        for p, (_, rows), a in zip(pieces, cuts, begins, strict=True)
     ]
     return fields, np.concatenate(shifted)
 

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from pantheon.errors import TeacherUnavailable
 from pantheon.ledger import Assignment, Ledger
 from pantheon.messages import Heartbeat, RawTensor, Refused, Scored
@@ -15,7 +17,7 @@ from student_client.fleet import Fleet
 from student_client.itinerary import Itinerary, Stretch
 from student_client.known import KnownTeacher
 from student_client.outbox import Asked, Outbox
-from student_client.plan import MergePlan
+from student_client.plan import MergePlan, Wanted
 from student_client.refusals import LATER, final_error, poison_error
 from student_client.replica import Replica
 from student_client.requests import Request
@@ -25,6 +27,14 @@ logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """Seconds between two looks whether somebody has been silent for too long."""
+
+SILENT_BEATS = 3
+"""Heartbeats a replica may miss until what it holds is given to others."""
+
+NOBODY = ""
+"""Who is asked for the rows of a teacher that is gone, where the merges can do without it."""
+
+NO_ROWS = np.empty(0, np.int64)
 
 SHORT_S = 0.02
 """Waits up to this many seconds are business as usual and count as nobody's silence."""
@@ -102,10 +112,17 @@ class Delivery:
         self._pieces: dict[int, dict[str, Piece]] = {}
         self._silence = dict.fromkeys(teachers, 0.0)
         self._since = 0.0
+        self._alert = {
+            t: SILENT_BEATS * known.welcome.heartbeat
+            for t, known in teachers.items()
+            if all(r.supervised for r in fleet.up(t)) and known.welcome.heartbeat > 0
+        }
         fleet.handler = self
         for replica in fleet.replicas:
             if replica.up:
                 self.ledger.join(replica.teacher, replica.address)
+        for teacher in fleet.absent:
+            self.ledger.join(teacher, NOBODY)
         self._dispatch()
 
     def numbers(self, start: int, stop: int) -> range:
@@ -142,16 +159,35 @@ class Delivery:
     def _wait(self) -> None:
         """Wait for events, and only then look whose leases have run out."""
         before = self._since = self.fleet.clock()
-        times = (before + LOOK_S, self.ledger.deadline(), self.outbox.next_resend)
+        times = (
+            before + LOOK_S,
+            self.ledger.deadline(),
+            self.ledger.next_suspicion(self._alert),
+            self.outbox.next_resend,
+        )
         self.fleet.pump(min([t for t in times if t is not None]))
         now = self.fleet.clock()
         self.totals.wait += now - before
+        self._suspect(now)
         self._expire(now)
         if self.outbox.next_resend is not None:
             self.ledger.renew(self.outbox.resend(now, self.teachers), now)
         if now - before > SHORT_S:
             self._lose_patience(now - before)
         self._dispatch()
+
+    def _suspect(self, now: float) -> None:
+        """Give what silent replicas hold to others."""
+        taken = self.ledger.suspect(now, self._alert)
+        for assignment in taken:
+            self.outbox.overdue(assignment.lease)
+        for teacher, address in sorted({(a.teacher, a.replica) for a in taken}):
+            logger.warning(
+                "teacher %r at %s has been silent for %g s; others are asked instead",
+                teacher,
+                address,
+                self._alert[teacher],
+            )
 
     def _expire(self, now: float) -> None:
         deadline = self.ledger.deadline()
@@ -173,9 +209,11 @@ class Delivery:
         """Seconds a teacher may be silent: no less than three heartbeats."""
         return max(self.fleet.patience, 3 * self.teachers[teacher].welcome.heartbeat)
 
-    def _hear(self, teacher: str) -> None:
+    def _hear(self, replica: Replica) -> None:
         """A sign of life; what is left of the wait at hand counts as silence."""
-        self._silence[teacher] = self._since - self.fleet.clock()
+        now = self.fleet.clock()
+        self._silence[replica.teacher] = self._since - now
+        self.ledger.hear(replica.teacher, replica.address, now)
 
     def _lose_patience(self, waited: float) -> None:
         for teacher in self.ledger.waiting_for():
@@ -186,11 +224,16 @@ class Delivery:
             if self._silence[teacher] >= self._patience(teacher):
                 self._silence[teacher] = 0.0
                 where = ", ".join(r.address for r in replicas)
-                raise TeacherUnavailable(
+                error = TeacherUnavailable(
                     f"teacher {teacher!r} is connected at {where} but has said nothing for "
                     f"{self._patience(teacher):g} s while rows {self.ledger.head} on are waited "
                     "for; see whether it hangs, or wait longer with patience="
                 )
+                if not self.gone(teacher):
+                    raise error
+                for replica in replicas:
+                    self.fleet.postpone(replica, "it is silent")
+                logger.error("going on without teacher %r: %s", teacher, error)
 
     def _dispatch(self) -> None:
         now = self.fleet.clock()
@@ -198,7 +241,9 @@ class Delivery:
             for assignment in assignments:
                 teacher = self.teachers[assignment.teacher]
                 request = self.outbox.request(assignment)
-                if len(request.ids_for(teacher.name)):
+                if assignment.replica == NOBODY:
+                    self._do_without(assignment, request)
+                elif len(request.ids_for(teacher.name)):
                     self.outbox.ask(assignment, request, teacher)
                 else:
                     self._accept(assignment, request, ())
@@ -207,7 +252,7 @@ class Delivery:
     def scored(self, replica: Replica, message: Scored) -> None:
         """Take an answer in; one that nobody waits for is counted and dropped."""
         teacher = self.teachers[replica.teacher]
-        self._hear(replica.teacher)
+        self._hear(replica)
         asked = self.outbox.take(message.request, replica)
         if asked is None:
             # The ledger is not asked: it would take a late answer for a lease it still knows.
@@ -225,23 +270,42 @@ class Delivery:
     ) -> None:
         teacher = self.teachers[assignment.teacher]
         nbytes = sum([memoryview(p.data).nbytes for p in parts])
-        if not self.ledger.accept(assignment.lease, nbytes):
+        if not self.ledger.accept(assignment.lease, nbytes, self.fleet.clock()):
             teacher.late += 1
             return
-        wanted, start, stop = request.wanted.get(teacher.name), assignment.start, assignment.stop
-        piece = Piece(start, stop, wanted, teacher.codec, parts)
-        self._pieces.setdefault(assignment.request, {})[teacher.name] = piece
+        self._keep(assignment, teacher, request.wanted.get(teacher.name), parts)
         teacher.bytes += nbytes
+
+    def _do_without(self, assignment: Assignment, request: Request) -> None:
+        """Go on without a teacher that is gone."""
+        teacher = self.teachers[assignment.teacher]
+        teacher.missed += len(request.ids_for(teacher.name))
+        if self.ledger.accept(assignment.lease, 0, self.fleet.clock()):
+            self._keep(assignment, teacher, NO_ROWS, ())
+
+    def _keep(
+        self,
+        assignment: Assignment,
+        teacher: KnownTeacher,
+        rows: Wanted,
+        parts: tuple[RawTensor, ...],
+    ) -> None:
+        piece = Piece(assignment.start, assignment.stop, rows, teacher.codec, parts)
+        self._pieces.setdefault(assignment.request, {})[teacher.name] = piece
 
     def refused(self, replica: Replica, message: Refused) -> None:
         """Ask again elsewhere or later, or raise when that cannot help."""
-        self._hear(replica.teacher)
+        self._hear(replica)
         asked = self.outbox.take(message.request, replica)
         if asked is None:
             return
         self.teachers[replica.teacher].refused += 1
         if message.code == "busy":
             self.outbox.busy(asked)
+        elif message.code == "draining":
+            # It finishes what it holds, then says goodbye.
+            self.ledger.retire(replica.teacher, replica.address)
+            self.ledger.decline(asked.assignment.lease, self.fleet.clock())
         elif message.code in LATER:
             self.fleet.postpone(replica, f"{message.code}: {message.message}")
         else:
@@ -268,12 +332,21 @@ class Delivery:
 
     def working(self, replica: Replica, message: Heartbeat) -> None:
         """Give a replica more time for what it works on."""
-        self._hear(replica.teacher)
+        self._hear(replica)
         self.ledger.renew(message.requests, self.fleet.clock())
 
     def joined(self, replica: Replica) -> None:
         """A replica may be asked."""
+        self.ledger.leave(replica.teacher, NOBODY, crashed=False)
         self.ledger.join(replica.teacher, replica.address)
+
+    def gone(self, teacher: str) -> bool:
+        """Whether the merges can do without a teacher; it is then gone on without."""
+        if self.plan.needed({*self.fleet.absent, teacher}):
+            return False
+        self.fleet.absent.add(teacher)
+        self.ledger.join(teacher, NOBODY)
+        return True
 
     def left(self, replica: Replica, *, crashed: bool) -> None:
         """What a replica was asked goes to others at once."""

@@ -199,6 +199,10 @@ class Desk:
             self._teacher = KnownTeacher.of(self._name, replica.welcome, None)
         self._tell()
 
+    def gone(self, teacher: str) -> bool:
+        """A query has no other teacher to ask."""
+        return False
+
     def left(self, replica: Replica, *, crashed: bool) -> None:
         """Ask again what a replica took with it; the oldest is blamed for a crash."""
         lost = [n for n, s in self._sent.items() if s.replica is replica]

@@ -69,7 +69,8 @@ class Epoch:
         view = delivery.itinerary.view(delivery.epoch)
         views = torch.full((stop - start,), view) if view else None
         # Trusted: the answers were checked against schema and rows as they came.
-        merged = Knowledge.trusted(torch.from_numpy(rows.ids), fields, views)
+        kept = delivery.plan.masks(answers, stop - start)
+        merged = Knowledge.trusted(torch.from_numpy(rows.ids), fields, views, kept)
         if self.pin:
             merged = merged.pin_memory()
         if stop - start <= self._batch:

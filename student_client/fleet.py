@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
+import random
 import time
 import weakref
 from collections import Counter
@@ -15,6 +17,7 @@ import zmq
 from pantheon.errors import MismatchError, PantheonError, ProtocolError, TeacherUnavailable
 from pantheon.messages import Goodbye, Heartbeat, Refused, Scored, Welcome
 from pantheon.transport import Connected, Event, Lost
+from student_client.discovery import Discovery
 from student_client.handshake import Agreement, check_together, refused_hello
 from student_client.replica import Replica
 
@@ -25,6 +28,9 @@ LOOK_S = 0.1
 
 RETRY_S = 0.5
 """Seconds until a replica that asked to come later is greeted again."""
+
+BACK_OFF_S = 30.0
+"""Most seconds until one that is lost again and again is greeted again."""
 
 
 class Handler(Protocol):
@@ -45,6 +51,9 @@ class Handler(Protocol):
     def working(self, replica: Replica, message: Heartbeat) -> None:
         """Which requests a replica still works on."""
 
+    def gone(self, teacher: str) -> bool:
+        """No replica of a teacher within the patience; whether to go on without it."""
+
 
 class Fleet:
     """The replicas of some teachers, driven by one thread inside `pump`.
@@ -54,9 +63,11 @@ class Fleet:
         agreements: per teacher, what its replicas have to agree on.
         patience: seconds of waiting without any replica of a teacher after which it is given up.
         clock: seconds.
+        discoveries: what finds more replicas.
 
     Attributes:
         losses: per teacher, how often a replica that was up went away.
+        absent: teachers that were given up and are gone on without, until they are back.
     """
 
     def __init__(
@@ -65,20 +76,25 @@ class Fleet:
         agreements: Mapping[str, Agreement],
         patience: float,
         clock: Callable[[], float] = time.monotonic,
+        discoveries: Iterable[Discovery] = (),
     ) -> None:
-        self.replicas = tuple(replicas)
         self.agreements = dict(agreements)
         self.patience, self.clock = patience, clock
         self.handler: Handler | None = None
         self.closed = False
         self.losses: Counter[str] = Counter()
+        self.absent: set[str] = set()
         self._waited = dict.fromkeys(agreements, 0.0)
+        self._random = random.Random()
         self._poller = zmq.Poller()
         self._owner: dict[Any, Replica] = {}
-        for replica in self.replicas:
-            for pollable in replica.connection.pollables:
-                self._poller.register(pollable, zmq.POLLIN)
-                self._owner[pollable] = replica
+        self._replicas: dict[tuple[str, str], Replica] = {}
+        self._extra: dict[Any, Callable[[], None]] = {}
+        for replica in replicas:
+            self._add(replica)
+        self._discoveries = tuple(discoveries)
+        for discovery in self._discoveries:
+            self.watch(discovery.fd, functools.partial(self._discovered, discovery))
         self._read: dict[type, Callable[[Replica, Any], None]] = {
             Scored: self._scored,
             Heartbeat: self._working,
@@ -88,8 +104,46 @@ class Fleet:
             Lost: self._lost,
             Goodbye: self._goodbye,
         }
-        self._extra: dict[Any, Callable[[], None]] = {}
         _open.add(self)
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """All replicas that are known now."""
+        return tuple(self._replicas.values())
+
+    def find(self, teacher: str, address: str) -> Replica | None:
+        """A replica by its address, None for one that is not known (any more)."""
+        return self._replicas.get((teacher, address))
+
+    def _add(self, replica: Replica) -> None:
+        self._replicas[replica.teacher, replica.address] = replica
+        for pollable in replica.connection.pollables:
+            self._poller.register(pollable, zmq.POLLIN)
+            self._owner[pollable] = replica
+
+    def _remove(self, replica: Replica) -> None:
+        del self._replicas[replica.teacher, replica.address]
+        for pollable in [p for p, owner in self._owner.items() if owner is replica]:
+            self._poller.unregister(pollable)
+            del self._owner[pollable]
+        replica.connection.close()
+
+    def _discovered(self, discovery: Discovery) -> None:
+        """Reach replicas that have come, and forget those that are down and no longer named."""
+        if not discovery.answer():
+            return
+        found = discovery.found or frozenset()
+        for replica in [r for r in self.replicas if r.teacher == discovery.teacher]:
+            # A name server that fails for a moment makes no replica go away.
+            unnamed = replica.found not in found and not discovery.trouble
+            if replica.found is not None and not replica.up and (unnamed or replica.error):
+                logger.info("teacher %r at %s is given up", replica.teacher, replica.address)
+                self._remove(replica)
+        known = {r.address for r in self.replicas if r.teacher == discovery.teacher}
+        for address in sorted(found, key=str):
+            if str(address) not in known:
+                logger.info("teacher %r is also at %s", discovery.teacher, address)
+                self._add(discovery.make(address))
 
     @property
     def agreed(self) -> bool:
@@ -119,19 +173,23 @@ class Fleet:
             UnknownHost, ProtocolError: no replica of a teacher can ever be reached.
         """
         before = self.clock()
-        down = [r for r in self.replicas if r.welcome is None]
+        for discovery in self._discoveries:
+            discovery.ask(before)
+        down = [r for r in self._replicas.values() if r.welcome is None]
         for pollable, _ in self._poller.poll(self._timeout(before, until, down)):
             if pollable in self._extra:
                 self._extra[pollable]()
-            else:
+            elif pollable in self._owner:
                 self._drain(self._owner[pollable])
-        if down:
+        if down or self._discoveries:
             now = self.clock()
             self._look_after(down, now)
             self._lose_patience(now - before)
 
     def _timeout(self, now: float, until: float | None, down: list[Replica]) -> int | None:
-        limits = [] if until is None else [until - now]
+        limits = [d.due - now for d in self._discoveries]
+        if until is not None:
+            limits.append(until - now)
         if down:
             limits.append(LOOK_S)
         return max(0, math.ceil(min(limits) * 1000)) if limits else None
@@ -149,13 +207,19 @@ class Fleet:
                 self._waited[teacher] = 0.0
                 continue
             self._waited[teacher] += waited
-            if self._waited[teacher] >= self.patience:
+            if self._waited[teacher] >= self.patience and teacher not in self.absent:
                 seconds, self._waited[teacher] = self._waited[teacher], 0.0
-                raise self._given_up(teacher, seconds)
+                error = self._given_up(teacher, seconds)
+                if self.handler is None or not self.handler.gone(teacher):
+                    raise error
+                logger.error("going on without teacher %r: %s", teacher, error)
 
     def _given_up(self, teacher: str, seconds: float) -> TeacherUnavailable:
         replicas = [r for r in self.replicas if r.teacher == teacher]
-        where = "; ".join(f"{r.address}: {r.down}" for r in replicas)
+        troubles = [f"{r.address}: {r.down}" for r in replicas]
+        named = [d for d in self._discoveries if d.teacher == teacher]
+        troubles += [d.trouble for d in named if d.trouble]
+        where = "; ".join(troubles) or "its name has no address"
         return TeacherUnavailable(
             f"no replica of teacher {teacher!r} could be reached for {seconds:.1f} s ({where}); "
             f"start it, or wait longer with patience= (now {self.patience:g} s)"
@@ -176,6 +240,7 @@ class Fleet:
             read(replica, event)
 
     def _scored(self, replica: Replica, message: Scored) -> None:
+        replica.failures = 0
         if self.handler:
             self.handler.scored(replica, message)
 
@@ -186,6 +251,17 @@ class Fleet:
     def _connected(self, replica: Replica, _: Connected) -> None:
         self._drop(replica, "connected, no answer to our Hello yet")
         replica.error = None
+        if replica.failures > 1:
+            wait = min(BACK_OFF_S, RETRY_S * 2.0**replica.failures)
+            replica.retry_at = self.clock() + wait * self._random.uniform(0.5, 1.0)
+            logger.warning(
+                "teacher %r at %s was lost %d times in a row; greeting it again in %.1f s",
+                replica.teacher,
+                replica.address,
+                replica.failures,
+                replica.retry_at - self.clock(),
+            )
+            return
         replica.send(replica.hello)
 
     def _welcome(self, replica: Replica, welcome: Welcome) -> None:
@@ -194,6 +270,7 @@ class Fleet:
             check_together(self.agreements)
         replica.welcome = welcome
         self._waited[replica.teacher] = 0.0
+        self.absent.discard(replica.teacher)
         logger.info("teacher %r at %s: %s", replica.teacher, replica.address, welcome.revision)
         if self.handler:
             self.handler.joined(replica)
@@ -228,13 +305,14 @@ class Fleet:
     def postpone(self, replica: Replica, reason: str) -> None:
         """Leave a replica alone for a moment, then say Hello again."""
         self._drop(replica, reason)
-        replica.retry_at = self.clock() + RETRY_S
+        replica.retry_at = self.clock() + RETRY_S * self._random.uniform(0.5, 1.5)
 
     def _drop(self, replica: Replica, reason: str, *, crashed: bool = False) -> None:
         replica.down = reason
         if not replica.up:
             return
         replica.welcome = None
+        replica.failures += crashed
         self.losses[replica.teacher] += 1
         logger.warning("lost teacher %r at %s: %s", replica.teacher, replica.address, reason)
         if self.handler:
@@ -244,6 +322,8 @@ class Fleet:
         """Leave all replicas, without waiting for anything. Safe to call twice."""
         self.closed = True
         _open.discard(self)
+        for discovery in self._discoveries:
+            discovery.close()
         for replica in self.replicas:
             replica.connection.close()
 

@@ -26,6 +26,7 @@ class KnownTeacher:
         late: answers nobody waited for any more.
         refused: requests it did not answer.
         corrupt: answers whose checksum was wrong.
+        missed: rows that were gone on without, as it could not be reached.
     """
 
     name: str
@@ -37,6 +38,7 @@ class KnownTeacher:
     late: int = 0
     refused: int = 0
     corrupt: int = 0
+    missed: int = 0
 
     @classmethod
     def of(cls, name: str, welcome: Welcome, reader: Reader | None) -> KnownTeacher:

@@ -46,7 +46,6 @@ class Outbox:
         self.asked: dict[int, Asked] = {}
         self._overdue: list[int] = []
         self._later: deque[tuple[float, int]] = deque()
-        self._replicas = {(r.teacher, r.address): r for r in fleet.replicas}
 
     @property
     def next_resend(self) -> float | None:
@@ -66,8 +65,8 @@ class Outbox:
 
     def ask(self, assignment: Assignment, request: Request, teacher: KnownTeacher) -> None:
         """Send an assignment, unless its replica has left since it was made."""
-        replica = self._replicas[assignment.teacher, assignment.replica]
-        if replica.up:
+        replica = self.fleet.find(assignment.teacher, assignment.replica)
+        if replica is not None and replica.up:
             asked = self.asked[assignment.lease] = Asked(assignment, replica, request)
             self._send(asked, teacher)
 
@@ -119,6 +118,8 @@ class Outbox:
     def _still_wanted(self, lease: int) -> bool:
         asked = self.asked.get(lease)
         if asked is not None and asked.assignment.request not in self.requests:
+            # Another replica was faster; this one need not begin with it any more.
+            asked.replica.send(Cancel((lease,)))
             del self.asked[lease]
         return lease in self.asked
 

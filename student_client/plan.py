@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import numpy as np
 import torch
@@ -109,8 +109,28 @@ class MergePlan:
             return answers[teachers[0]][0][field]
         if isinstance(merge, Route):
             return self._route(merge, field, teachers, answers, ids)
-        values = {t: answers[t][0][field] for t in teachers}
-        return merge(field, values, dict.fromkeys(teachers), len(ids))
+        values = {t: answers[t][0][field] for t in teachers if field in answers[t][0]}
+        return merge(field, values, _answered(teachers, answers), len(ids))
+
+    def masks(self, answers: Mapping[str, Answer], n: int) -> dict[str, Tensor]:
+        """For fields that not every row has a value of, bool ``[n]``: which have one."""
+        if all(rows is None for _, rows in answers.values()):
+            return {}
+        found = {
+            f: m.mask(self.teachers[f], _answered(self.teachers[f], answers), n)
+            for f, m in self.merges.items()
+            if not isinstance(m, Route)
+        }
+        return {f: mask for f, mask in found.items() if mask is not None}
+
+    def needed(self, absent: Set[str]) -> bool:
+        """Whether training cannot go on while some teachers are absent."""
+        for field, teachers in self.teachers.items():
+            merge = self.merges.get(field)
+            lost = merge.needed(teachers, absent) if merge else not absent.isdisjoint(teachers)
+            if lost:
+                return True
+        return False
 
     def _route(
         self,
@@ -134,3 +154,9 @@ class MergePlan:
                 value = take_value(value, torch.from_numpy(at))
             values[teacher], rows[teacher] = value, torch.from_numpy(mine)
         return merge(field, values, rows, len(ids))
+
+
+def _answered(teachers: Sequence[str], answers: Mapping[str, Answer]) -> dict[str, Tensor | None]:
+    """The positions of the rows that each teacher answered; None for all."""
+    rows = {t: answers[t][1] for t in teachers}
+    return {t: None if at is None else torch.from_numpy(at) for t, at in rows.items()}

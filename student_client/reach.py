@@ -6,11 +6,14 @@ import os
 import platform
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pantheon.dataset import Ids, check_map_style, fingerprint
+from pantheon.errors import ConfigError
 from pantheon.messages import Hello
+from pantheon.transport import Address, Connection
+from student_client.discovery import Discovery
 from student_client.fleet import Fleet
 from student_client.handshake import Agreement
 from student_client.options import for_teachers
@@ -81,16 +84,17 @@ def reach(
         wanted = for_teachers("fields", fields, names)
         stated = for_teachers("revision", revision, names)
         hello = Hello(session_name(), rank=rank, dataset=own.fingerprint)
-        replicas = [
-            r
+        greet = {
+            s.name: Greeting(s, hello, wanted.get(s.name), strict=integrity is True)
             for s in sources
-            for r in replicas_of(s, hello, wanted.get(s.name), strict=integrity is True)
-        ]
+        }
         agreements = {
             name: Agreement(name, stated.get(name), own.fingerprint, own.size, views, queries)
             for name in names
         }
-        return Fleet(replicas, agreements, patience)
+        replicas = [r for g in greet.values() for r in g.replicas()]
+        discoveries = [Discovery(s.name, s.names, greet[s.name].reach) for s in sources if s.names]
+        return Fleet(replicas, agreements, patience, discoveries=discoveries)
     except BaseException:
         for source in sources:
             for connection in source.connections:
@@ -98,27 +102,40 @@ def reach(
         raise
 
 
-def replicas_of(
-    source: Source, hello: Hello, fields: Sequence[str] | None, *, strict: bool
-) -> list[Replica]:
-    """A source's replicas, each with the Hello it is to be greeted with."""
-    online = source.kind == "online"
-    return [
-        Replica(
-            source.name,
-            connection,
-            Hello(
-                session=hello.session,
-                model=model,
-                rank=hello.rank,
-                dataset=hello.dataset,
-                fields=None if fields is None else tuple(fields),
-                integrity=integrity,
-            ),
-            supervised=online,
-            strict=strict,
-        )
-        for connection, model, integrity in zip(
-            source.connections, source.models, source.integrity, strict=True
-        )
-    ]
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """How the replicas of a source are greeted.
+
+    Args:
+        hello: what every teacher is told.
+        fields: the fields to ask for; None for all.
+        strict: a reply without the checksum asked for is refused.
+    """
+
+    source: Source
+    hello: Hello
+    fields: Sequence[str] | None
+    strict: bool
+
+    def replicas(self) -> list[Replica]:
+        """The replicas that are known from the start."""
+        source = self.source
+        return [
+            self._replica(*each)
+            for each in zip(source.connections, source.models, source.integrity, strict=True)
+        ]
+
+    def reach(self, address: Address) -> Replica:
+        """Begin to reach a replica that was found behind a name."""
+        if self.source.reach is None:
+            raise ConfigError(f"teacher {self.source.name!r} has no replicas to be found")
+        connection, integrity = self.source.reach(address)
+        replica = self._replica(connection, address.model, integrity)
+        replica.found = address
+        return replica
+
+    def _replica(self, connection: Connection, model: str, integrity: bool) -> Replica:
+        fields = None if self.fields is None else tuple(self.fields)
+        hello = replace(self.hello, model=model, fields=fields, integrity=integrity)
+        supervised = self.source.kind == "online"
+        return Replica(self.source.name, connection, hello, supervised, self.strict)

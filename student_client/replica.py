@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pantheon.messages import Hello, Message, Welcome
-from pantheon.transport import Connection
+from pantheon.transport import Address, Connection
 
 
 @dataclass(slots=True, eq=False)
@@ -21,6 +21,8 @@ class Replica:
         down: why it is not there.
         error: the error for which it will never be there.
         retry_at: when to say Hello again, on the caller's clock, after it asked us to come later.
+        found: the address at which it was found behind a name; None for one that was stated.
+        failures: how often in a row it was lost before it had answered anything.
     """
 
     teacher: str
@@ -32,6 +34,8 @@ class Replica:
     down: str = "not reached yet"
     error: Exception | None = None
     retry_at: float | None = None
+    found: Address | None = None
+    failures: int = 0
 
     @property
     def address(self) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pantheon.errors import ConfigError
-from pantheon.transport import Connection, connect, parse_address
+from pantheon.transport import Address, Connection, connect, parse_address
 
 _FILE_SYSTEMS = "file local memory s3 s3a gs gcs az abfs abfss adl hdfs webhdfs hf oci oss lakefs"
 FILE_SYSTEMS = frozenset(_FILE_SYSTEMS.split(" "))
@@ -28,6 +28,8 @@ class Source:
         connections: one for each replica.
         models: which of its server's models each connection asks for.
         integrity: per connection, whether payloads are to carry a checksum.
+        names: ``dns://`` addresses, behind which more replicas are found while it is used.
+        reach: begins to reach a replica found there; answers also whether with checksums.
     """
 
     name: str
@@ -35,6 +37,8 @@ class Source:
     connections: tuple[Connection, ...]
     models: tuple[str, ...] = ("",)
     integrity: tuple[bool, ...] = (False,)
+    names: tuple[Address, ...] = ()
+    reach: Callable[[Address], tuple[Connection, bool]] | None = None
 
 
 def kind_of(given: Given) -> Literal["online", "offline", "local"]:
@@ -95,17 +99,28 @@ def _online(name: str, addresses: list[str], integrity: bool | None) -> Source:
     twice = {str(a) for a in parsed if parsed.count(a) > 1}
     if twice:
         raise ConfigError(f"teacher {name!r} names {', '.join(sorted(twice))} more than once")
-    checked = tuple(not a.loopback if integrity is None else integrity for a in parsed)
-    connections: list[Connection] = []
+
+    def reach(address: Address) -> tuple[Connection, bool]:
+        return connect(str(address)), not address.loopback if integrity is None else integrity
+
+    single = [a for a in parsed if not a.many]
+    reached: list[tuple[Connection, bool]] = []
     try:
-        for address in addresses:
-            connections.append(connect(address))
+        for address in single:
+            reached.append(reach(address))
     except BaseException:
-        for connection in connections:
+        for connection, _ in reached:
             connection.close()
         raise
-    models = tuple(a.model for a in parsed)
-    return Source(name, "online", tuple(connections), models, checked)
+    return Source(
+        name,
+        "online",
+        tuple(connection for connection, _ in reached),
+        tuple(a.model for a in single),
+        tuple(checked for _, checked in reached),
+        tuple(a for a in parsed if a.many),
+        reach,
+    )
 
 
 def open_sources(teachers: Mapping[str, Given], integrity: bool | None) -> list[Source]:

@@ -25,6 +25,7 @@ class TeacherStats:
         late: answers nobody waited for any more.
         refused: requests it did not answer.
         corrupt: answers with a wrong checksum.
+        missed: rows that were gone on without, as it could not be reached.
     """
 
     bytes: int
@@ -35,6 +36,7 @@ class TeacherStats:
     late: int
     refused: int
     corrupt: int
+    missed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ def loader_stats(
             late=t.late,
             refused=t.refused,
             corrupt=t.corrupt,
+            missed=t.missed,
         )
         for name, t in teachers.items()
     }

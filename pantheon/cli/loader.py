@@ -43,18 +43,30 @@ def _ids(config: StudentConfig) -> Any:
 
 
 def merge_from(config: StudentConfig, field: str) -> Any:
-    """A merge: its name, ``{weighted: {teacher: weight}}``, ``{mixture: …}`` or a function."""
-    from pantheon.merge import Mixture, Weighted
+    """A merge: its name, ``{weighted: {teacher: weight}}``, ``{mixture: …}`` or a function.
 
-    value, where = config.merge[field], config.where("merge", field)
+    ``{quorum: MERGE, least: 1, below: mask}`` wraps one of these; its MERGE may be null.
+    """
+    return _merge(config.merge[field], config.where("merge", field))
+
+
+def _merge(value: Any, where: str) -> Any:
+    from pantheon.merge import Mixture, Quorum, Weighted
+
     if isinstance(value, str):
         return resolve(value, where) if ":" in value else value
+    if "quorum" in value:
+        if extra := sorted(value.keys() - {"quorum", "least", "below"}):
+            raise ConfigError(f"{where}: a quorum takes least and below, found {extra[0]!r}")
+        inner = value["quorum"]
+        options = {k: v for k, v in value.items() if k != "quorum"}
+        return Quorum(None if inner is None else _merge(inner, where), **options)
     kinds = {"weighted": Weighted, "mixture": Mixture}
     kind, weights = next(iter(value.items()), ("", None))
     if len(value) != 1 or kind not in kinds or not _weights(weights):
         raise ConfigError(
-            f"{where}: expected a merge's name, package.module:function, or one of weighted and "
-            f"mixture with a number for each teacher; found {value}"
+            f"{where}: expected a merge's name, package.module:function, one of weighted and "
+            f"mixture with a number for each teacher, or quorum; found {value}"
         )
     return kinds[kind](**weights)
 

@@ -7,14 +7,17 @@ from pantheon.merge.base import Merge
 from pantheon.merge.custom import Custom, parse_merge
 from pantheon.merge.join import Concat, Stack
 from pantheon.merge.mixture import Mixture
+from pantheon.merge.quorum import Mask, Quorum
 from pantheon.merge.route import Route
 
 __all__ = [
     "Concat",
     "Custom",
+    "Mask",
     "Mean",
     "Merge",
     "Mixture",
+    "Quorum",
     "Route",
     "Stack",
     "Sum",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import torch
@@ -87,6 +87,9 @@ class Mean(Elementwise):
 
     name = "mean"
 
+    def without(self, field: str, absent: Collection[str]) -> Mean:
+        return self
+
     def combine(self, field: str, values: Mapping[str, Tensor]) -> Tensor:
         total = _total(values)
         return total if len(values) == 1 else total.div_(len(values))
@@ -142,6 +145,14 @@ class Weighted(Elementwise):
     def spec(self, field: str, specs: Mapping[str, FieldSpec]) -> FieldSpec:
         self.require_weights(field, self.weights, specs)
         return super().spec(field, specs)
+
+    def without(self, field: str, absent: Collection[str]) -> Weighted:
+        left = {t: w for t, w in self.weights.items() if t not in absent}
+        rest = sum(left.values())
+        if left and not rest:
+            raise self.fail(field, f"the weights without {', '.join(absent)} add up to 0")
+        scale = sum(self.weights.values()) / rest if left else 1.0
+        return Weighted({t: w * scale for t, w in left.items()} or self.weights)
 
     def combine(self, field: str, values: Mapping[str, Tensor]) -> Tensor:
         self.require_weights(field, self.weights, values)

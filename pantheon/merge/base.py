@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -53,6 +53,25 @@ class Merge(ABC):
         Raises:
             MergeError: values that cannot be merged this way; names field and teachers.
         """
+
+    def without(self, field: str, absent: Collection[str]) -> Merge:
+        """The same merge of the other teachers, for rows that some did not answer.
+
+        Raises:
+            MergeError: it has a meaning only for all of them.
+        """
+        raise self.fail(
+            field,
+            "it cannot do without any of its teachers; a quorum is of mean, weighted, mixture",
+        )
+
+    def needed(self, teachers: Collection[str], absent: Collection[str]) -> bool:
+        """Whether a field of some teachers cannot be had while some teachers are absent."""
+        return any(t in absent for t in teachers)
+
+    def mask(self, teachers: Collection[str], rows: Positions, n: int) -> Tensor | None:
+        """bool ``[n]``, the rows that have a value; None where all have."""
+        return None
 
     def __repr__(self) -> str:
         return f"<merge {self.name}>"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -67,6 +67,9 @@ class Mixture(Merge):
         packed, like = unpack(self, field, values)
         return pack(self._mix(field, packed, shares), like)
 
+    def without(self, field: str, absent: Collection[str]) -> Mixture:
+        return Mixture({t: w for t, w in self.weights.items() if t not in absent})
+
     def _mix(self, field: str, rows: Mapping[str, Rows], shares: Mapping[str, float]) -> Rows:
         self._one_kind(field, {t: not isinstance(v, Tensor) for t, v in rows.items()})
         dense = {t: v for t, v in rows.items() if isinstance(v, Tensor)}
@@ -113,6 +116,16 @@ class Mixture(Merge):
 def mixture_name(width: int, temperatures: tuple[float, ...]) -> str:
     """What stands for a codec in the specification of a merged top-k field."""
     return f"mixture:{width}@{','.join(f'{t:g}' for t in temperatures)}"
+
+
+def mixture_of(name: str) -> tuple[int, tuple[float, ...]]:
+    """Width and temperatures of a `mixture_name`.
+
+    >>> mixture_of("mixture:64@1,4")
+    (64, (1.0, 4.0))
+    """
+    width, _, heat = name.removeprefix("mixture:").partition("@")
+    return int(width), tuple(float(t) for t in heat.split(","))
 
 
 def mix_dense(weighted: list[tuple[float, Tensor]]) -> Tensor:

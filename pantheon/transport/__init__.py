@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pantheon.errors import ConfigError
 from pantheon.messages import Limits
 from pantheon.transport.address import Address, parse_address
 from pantheon.transport.base import Connected, Connection, Event, Listener, Lost, Peer
@@ -39,7 +40,7 @@ def connect(address: str, *, limits: Limits = DEFAULT_LIMITS) -> Connection:
         'tcp://127.0.0.1:9'
         >>> teacher.close()
     """
-    where = parse_address(address)
+    where = _single(address)
     if where.scheme == "inproc":
         from pantheon.transport.inproc import InprocConnection
 
@@ -69,7 +70,7 @@ def listen(address: str, *, limits: Limits = DEFAULT_LIMITS) -> Listener:
         >>> listener = listen("inproc://example"); listener.address; listener.close()
         'inproc://example'
     """
-    where = parse_address(address)
+    where = _single(address)
     if where.scheme == "inproc":
         from pantheon.transport.inproc import InprocListener
 
@@ -81,3 +82,14 @@ def listen(address: str, *, limits: Limits = DEFAULT_LIMITS) -> Listener:
     from pantheon.transport.zmq_listener import ZmqListener
 
     return ZmqListener(where, limits)
+
+
+def _single(text: str) -> Address:
+    """An address that is one end, rather than a name with many addresses."""
+    where = parse_address(text)
+    if where.many:
+        raise ConfigError(
+            f"{text} stands for every address of a name, for students; expected one address, such "
+            f"as {where.speaks}://{where.netloc}"
+        )
+    return where

@@ -1,16 +1,23 @@
-"""Addresses: ``tcp://host:port[/model]``, ``ipc:///path[#model]``, ``grpc://…``, ``inproc://name``."""
+"""Addresses: ``tcp://host:port[/model]``, ``ipc:///path[#model]``, ``grpc://…``, ``inproc://name``.
+
+``dns://host:port[/model]`` and ``dns+grpc://…`` stand for every address that a name resolves to.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pantheon.errors import ConfigError, UnsupportedScheme
 
 SCHEMES = ("tcp", "ipc", "grpc", "inproc")
-PLANNED = ("shm", "dns")
+NAMES: Mapping[str, str] = {"dns": "tcp", "dns+grpc": "grpc"}
+"""Schemes of names with many addresses, and the scheme that each of these addresses has."""
+
+PLANNED = ("shm",)
 
 MAX_IPC_PATH = 103 if sys.platform == "darwin" else 107
 """Bytes of the longest path a Unix socket can have."""
@@ -21,7 +28,7 @@ class Address:
     """Where a teacher is, taken apart.
 
     Args:
-        scheme: one of `SCHEMES`.
+        scheme: one of `SCHEMES` or `NAMES`.
         host: name or numeric address without brackets; the name of an in-process one.
         port: 0 to 65535; 0 asks a listener to choose.
         path: absolute path of an ``ipc`` socket, else empty.
@@ -46,6 +53,16 @@ class Address:
         """``host:port``, an IPv6 host in brackets."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
+
+    @property
+    def many(self) -> bool:
+        """Whether it stands for every address of a name."""
+        return self.scheme in NAMES
+
+    @property
+    def speaks(self) -> str:
+        """The scheme of what listens there: one of `SCHEMES`."""
+        return NAMES.get(self.scheme, self.scheme)
 
     @property
     def numeric(self) -> bool:
@@ -78,12 +95,12 @@ def parse_address(text: str) -> Address:
         Address(scheme='tcp', host='teacher', port=5557, path='', model='bert')
     """
     scheme, separator, rest = text.partition("://")
-    known = ", ".join(f"{s}://" for s in SCHEMES)
+    known = ", ".join(f"{s}://" for s in (*SCHEMES, *NAMES))
     if not separator:
         raise ConfigError(f"address {text!r} has no scheme; expected one of {known}")
     if scheme in PLANNED:
         raise UnsupportedScheme(f"address {text!r}: {scheme}:// is not built yet; use {known}")
-    if scheme not in SCHEMES:
+    if scheme not in SCHEMES and scheme not in NAMES:
         raise UnsupportedScheme(f"address {text!r}: unknown scheme {scheme}://; expected {known}")
     if scheme == "ipc":
         return _ipc(text, rest)

@@ -52,11 +52,21 @@ def test_what_is_wrong_with_an_address_is_named(text: str, says: str) -> None:
             use(text)
 
 
-@pytest.mark.parametrize("text", ["shm://name", "dns://teachers:5557"])
+@pytest.mark.parametrize("text", ["shm://name"])
 def test_a_scheme_that_is_not_built_yet_says_so(text: str) -> None:
     for use in (connect, listen):
         with pytest.raises(UnsupportedScheme, match="not built yet"):
             use(text)
+
+
+@pytest.mark.parametrize(("scheme", "speaks"), [("dns", "tcp"), ("dns+grpc", "grpc")])
+def test_a_name_with_many_addresses_is_for_students_alone(scheme: str, speaks: str) -> None:
+    address = parse_address(f"{scheme}://teachers:5557/bert")
+    assert (address.many, address.speaks, address.model) == (True, speaks, "bert")
+    assert str(address) == f"{scheme}://teachers:5557/bert"
+    for use in (connect, listen):
+        with pytest.raises(ConfigError, match=f"{speaks}://teachers:5557"):
+            use(str(address))
 
 
 def test_an_unknown_scheme_names_the_known_ones() -> None:

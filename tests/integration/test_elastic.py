@@ -1,0 +1,225 @@
+"""Replicas that come, go, fall silent or stop, and teachers that are gone on without."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pantheon import errors
+from pantheon.dataset import Ids
+from pantheon.merge import Mask, Quorum
+from pantheon.messages import Hello, Limits
+from pantheon.transport import listen
+from student_client import KnowledgeLoader
+from student_client.client import TeacherClient
+from teacher_server import Server, Teacher
+from teacher_server.host import describe
+
+SIZE = 400
+BATCH = 4
+
+
+class Slow(torch.nn.Module):
+    """Twice the id, after a while, and counts the rows it was asked for."""
+
+    def __init__(self, seconds: float = 0.01) -> None:
+        super().__init__()
+        self.seconds, self.rows = seconds, 0
+
+    def forward(self, ids: Tensor) -> Tensor:
+        self.rows += len(ids)
+        time.sleep(self.seconds)
+        return 2.0 * ids.unsqueeze(1).float()
+
+
+def teacher(model: torch.nn.Module | None = None) -> Teacher:
+    return Teacher(model or Slow(), Ids(SIZE), {"y": "float32"}, revision="1")
+
+
+def loader(teachers: Any, **options: Any) -> KnowledgeLoader:
+    """Requests of one batch, so that there are many to give away."""
+    options = {"request_rows": BATCH, "dataset_fingerprint": "x"} | options
+    return KnowledgeLoader(Ids(SIZE), BATCH, teachers=teachers, **options)
+
+
+def right(batch: Any, field: str = "y") -> None:
+    assert torch.equal(batch.knowledge[field].flatten(), 2.0 * batch.ids)
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """The addresses that names resolve to; a name that is not there does not resolve."""
+    known: dict[str, list[str]] = {}
+    ask = socket.getaddrinfo
+
+    def answer(host: Any, port: Any, *args: Any, **more: Any) -> Any:
+        if not str(host).endswith(".test"):
+            return ask(host, port, *args, **more)
+        if host not in known:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, port)) for a in known[host]]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    monkeypatch.setattr("student_client.discovery.RESOLVE_S", 0.1)
+    return known
+
+
+@pytest.mark.parametrize(("scheme", "dns"), [("tcp", "dns"), ("grpc", "dns+grpc")])
+def test_replicas_behind_a_name_join_and_leave_within_an_epoch(
+    names: dict[str, list[str]], scheme: str, dns: str
+) -> None:
+    first, second = Slow(), Slow()
+    with contextlib.ExitStack() as stack:
+        one = stack.enter_context(teacher(first).start(f"{scheme}://127.0.0.2:0"))
+        port = one.addresses[0].rpartition(":")[2]
+        names["teachers.test"] = ["127.0.0.2"]
+        student = stack.enter_context(loader({"t": f"{dns}://teachers.test:{port}"}))
+        seen = []
+        for step, batch in enumerate(student):
+            right(batch)
+            seen += batch.ids.tolist()
+            if step == 10:
+                stack.enter_context(teacher(second).start(f"{scheme}://127.0.0.3:{port}"))
+                names["teachers.test"] = ["127.0.0.2", "127.0.0.3"]
+            if step == 60:
+                assert second.rows > 0, "a replica that joined is given work"
+                one.stop(1.0)
+                names["teachers.test"] = ["127.0.0.3"]
+        assert seen == list(range(SIZE))
+        assert student.stats().teachers["t"].replicas == 1
+
+
+def test_a_name_that_is_not_known_yet_is_waited_for(names: dict[str, list[str]]) -> None:
+    with teacher().start("tcp://127.0.0.2:0") as server:
+        port = server.addresses[0].rpartition(":")[2]
+        timer = threading.Timer(0.5, lambda: names.update({"later.test": ["127.0.0.2"]}))
+        timer.start()
+        with loader({"t": f"dns://later.test:{port}"}) as student:
+            right(next(iter(student)))
+        timer.join()
+
+
+def test_a_name_that_never_resolves_is_named(names: dict[str, list[str]]) -> None:
+    with (
+        loader({"t": "dns://nobody.test:5557"}, patience=0.5) as student,
+        pytest.raises(errors.TeacherUnavailable, match=r"dns://nobody.test:5557 does not resolve"),
+    ):
+        next(iter(student))
+
+
+def test_a_client_asks_whoever_is_behind_a_name(names: dict[str, list[str]]) -> None:
+    with teacher().start("tcp://127.0.0.2:0") as server:
+        names["one.test"] = ["127.0.0.2"]
+        port = server.addresses[0].rpartition(":")[2]
+        with TeacherClient(f"dns://one.test:{port}") as client:
+            assert client.query_ids([3]).result(20)["y"].tolist() == [[6.0]]
+
+
+def test_a_replica_that_stops_finishes_what_it_was_given() -> None:
+    models = Slow(0.02), Slow(0.02)
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(teacher(m).start("tcp://127.0.0.1:0")) for m in models]
+        student = stack.enter_context(loader({"t": [s.addresses[0] for s in servers]}))
+        for step, batch in enumerate(student):
+            right(batch)
+            if step == 20:
+                servers[0].request_stop(5.0)
+        assert sum(m.rows for m in models) == SIZE + 2, "no sample was scored twice"
+        assert student.stats().duplicates == 0
+
+
+@contextlib.contextmanager
+def mute() -> Iterator[str]:
+    """A replica that welcomes everybody and then says nothing, ever."""
+    model = teacher()
+    listener = listen("tcp://127.0.0.1:0")
+    own = describe("", model.scorer, Limits())
+    over = threading.Event()
+
+    def run() -> None:
+        while not over.wait(0.01):
+            while (received := listener.receive()) is not None:
+                if isinstance(received[1], Hello):
+                    listener.send(received[0], own)
+        listener.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield listener.address
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_the_work_of_a_silent_replica_is_done_by_others_long_before_its_lease_ends() -> None:
+    with (
+        mute() as silent,
+        teacher(Slow(0.001)).start("tcp://127.0.0.1:0") as server,
+        loader({"t": [silent, server.addresses[0]]}, lease=600.0) as student,
+    ):
+        begin = time.monotonic()
+        for batch in student:
+            right(batch)
+        assert student.stats().requeued > 0
+        assert time.monotonic() - begin < 30
+
+
+@pytest.fixture
+def two() -> Iterator[list[Server]]:
+    servers = [teacher().start("tcp://127.0.0.1:0") for _ in range(2)]
+    yield servers
+    for server in servers:
+        server.stop(0)
+
+
+def gone_on(servers: list[Server], merge: Any) -> tuple[list[int], list[int], Any]:
+    """Lose the second teacher in the middle, start it again, and read on."""
+    whole, part = [], []
+    teachers = {"a": servers[0].addresses[0], "b": servers[1].addresses[0]}
+    with loader(teachers, merge={"y": merge}, patience=0.3, window_bytes=64) as student:
+        for step, batch in enumerate(student):
+            answered = batch.knowledge.mask["y"]
+            values = batch.knowledge["y"].flatten()
+            assert torch.equal(values[answered], 2.0 * batch.ids[answered])
+            assert values[~answered].isnan().all()
+            (whole if answered.all() else part).append(step)
+            if step == 20:
+                servers[1].stop(0)
+            if step == 60:
+                servers[1] = teacher().start(servers[1].addresses[0])
+                time.sleep(0.5)
+            if step > 60:
+                time.sleep(0.02)
+        return whole, part, student.stats()
+
+
+def test_a_quorum_goes_on_without_a_teacher_and_takes_it_back(two: list[Server]) -> None:
+    whole, part, stats = gone_on(two, Quorum("mean", least=1))
+    assert (len(whole), part) == (SIZE // BATCH, [])
+    assert 0 < stats.teachers["b"].missed < SIZE
+    assert stats.teachers["b"].replicas == 1
+
+
+def test_rows_that_a_lost_teacher_did_not_answer_are_masked(two: list[Server]) -> None:
+    whole, part, stats = gone_on(two, Mask("mean"))
+    assert stats.teachers["b"].missed == len(part) * BATCH > 0
+    assert max(whole) > max(part) > 20, "it is asked again once it is back"
+
+
+def test_too_few_teachers_end_the_training(two: list[Server]) -> None:
+    with pytest.raises(errors.TeacherUnavailable, match="'b'"):
+        gone_on(two, Quorum("mean", least=2))
+
+
+def test_without_a_policy_a_lost_teacher_ends_the_training(two: list[Server]) -> None:
+    with pytest.raises(errors.TeacherUnavailable, match="'b'"):
+        gone_on(two, "mean")
