@@ -26,6 +26,7 @@
     │   ├── ModelError         the model raised or returned what its schema does not say
     │   │   └── NotFiniteError NaN or infinity in what the model returned
     │   ├── PoisonError        a request that failed again and again; names its ids
+    │   ├── ReplicaDisagreement two replicas answered the same samples differently
     │   └── RefusedError       the teacher refused a request; says why
     └── StoreError             knowledge on disk
         ├── ManifestError      a manifest that is absent, not JSON or inconsistent
@@ -136,6 +137,10 @@ class NotFiniteError(ModelError):
 
 class PoisonError(TeacherError):
     """A request failed again and again; its sample ids are named."""
+
+
+class ReplicaDisagreement(TeacherError):
+    """Two replicas of a teacher answered the same samples with different knowledge."""
 
 
 class RefusedError(TeacherError):

@@ -22,6 +22,7 @@ from student_client.refusals import LATER, final_error, poison_error
 from student_client.replica import Replica
 from student_client.requests import Request
 from student_client.stats import Totals
+from student_client.verifying import Verifier, Verify
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Pace:
         max_requests: requests in flight for each replica.
         lease: seconds a replica may be silent about a request.
         attempts: how often a request is tried.
+        verify: how replicas are checked against each other.
     """
 
     request_rows: int
@@ -59,6 +61,7 @@ class Pace:
     max_requests: int
     lease: float
     attempts: int = 3
+    verify: Verify = Verify()
 
 
 class Delivery:
@@ -109,6 +112,7 @@ class Delivery:
             ramp=pace.first_rows,
         )
         self.outbox = Outbox(fleet, plan, itinerary, epoch)
+        self.verifier = Verifier(fleet, pace.verify, epoch)
         self._pieces: dict[int, dict[str, Piece]] = {}
         self._silence = dict.fromkeys(teachers, 0.0)
         self._since = 0.0
@@ -253,6 +257,9 @@ class Delivery:
         """Take an answer in; one that nobody waits for is counted and dropped."""
         teacher = self.teachers[replica.teacher]
         self._hear(replica)
+        if (again := self.verifier.asked(message.request, replica)) is not None:
+            self._compare(teacher, replica, message, again)
+            return
         asked = self.outbox.take(message.request, replica)
         if asked is None:
             # The ledger is not asked: it would take a late answer for a lease it still knows.
@@ -275,6 +282,19 @@ class Delivery:
             return
         self._keep(assignment, teacher, request.wanted.get(teacher.name), parts)
         teacher.bytes += nbytes
+        if self.verifier.consider(assignment, request, teacher, parts, self.ledger.next_lease):
+            self.ledger.next_lease += 1
+
+    def _compare(
+        self, teacher: KnownTeacher, replica: Replica, message: Scored, request: Request
+    ) -> None:
+        """Take a second answer in, which is compared with the first and goes no further."""
+        check_scored(teacher, replica, message, len(request.ids_for(teacher.name)))
+        if intact(replica, message) is None:
+            self.verifier.compare(message, teacher)
+        else:
+            teacher.corrupt += 1
+            self.verifier.drop(replica, message.request)
 
     def _do_without(self, assignment: Assignment, request: Request) -> None:
         """Go on without a teacher that is gone."""
@@ -296,6 +316,7 @@ class Delivery:
     def refused(self, replica: Replica, message: Refused) -> None:
         """Ask again elsewhere or later, or raise when that cannot help."""
         self._hear(replica)
+        self.verifier.drop(replica, message.request or -1)
         asked = self.outbox.take(message.request, replica)
         if asked is None:
             return
@@ -351,6 +372,7 @@ class Delivery:
     def left(self, replica: Replica, *, crashed: bool) -> None:
         """What a replica was asked goes to others at once."""
         self.outbox.forget(replica)
+        self.verifier.drop(replica)
         again = self.ledger.leave(replica.teacher, replica.address, crashed=crashed)
         logger.info("%d requests of teacher %r are put back", len(again), replica.teacher)
         self._raise_poisoned("lost")
@@ -371,5 +393,6 @@ class Delivery:
         if self.fleet.handler is self:
             self.fleet.handler = None
         if not self.fleet.closed:
+            self.verifier.close()
             self.outbox.cancel()
         self._pieces.clear()

@@ -27,6 +27,10 @@ class KnownTeacher:
         refused: requests it did not answer.
         corrupt: answers whose checksum was wrong.
         missed: rows that were gone on without, as it could not be reached.
+        verified, unverified: requests that two replicas answered, and that were chosen for it but
+            could not be asked twice.
+        disagreements: of those verified, the ones answered differently.
+        disagreement: the largest absolute difference among them.
     """
 
     name: str
@@ -39,6 +43,10 @@ class KnownTeacher:
     refused: int = 0
     corrupt: int = 0
     missed: int = 0
+    verified: int = 0
+    unverified: int = 0
+    disagreements: int = 0
+    disagreement: float = 0.0
 
     @classmethod
     def of(cls, name: str, welcome: Welcome, reader: Reader | None) -> KnownTeacher:

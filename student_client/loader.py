@@ -30,6 +30,7 @@ from student_client.samples import Samples, should_pin
 from student_client.settled import Settled, size_told
 from student_client.sources import Given
 from student_client.stats import LoaderStats, Totals, loader_stats
+from student_client.verifying import Verify
 
 
 class KnowledgeLoader:
@@ -65,6 +66,9 @@ class KnowledgeLoader:
         dataset_fingerprint: states the dataset's fingerprint instead of computing it.
         revision: by teacher, the revision it has to have.
         integrity: checksum payloads; None over plain connections between hosts only.
+        verify: fraction of the requests that two replicas are asked, to find those that disagree.
+        tolerance: absolute difference of two such answers that is only counted and logged; a
+            larger one raises `ReplicaDisagreement`.
 
     Raises:
         ConfigError, DatasetError, StoreError: arguments that cannot be, at once. What teachers
@@ -108,6 +112,8 @@ class KnowledgeLoader:
         dataset_fingerprint: str | None = None,
         revision: Mapping[str, str] | None = None,
         integrity: bool | None = None,
+        verify: float = 0.0,
+        tolerance: float = 1e-3,
     ) -> None:
         rank, world = place(rank, world)
         self._options = Options(
@@ -124,6 +130,7 @@ class KnowledgeLoader:
             max_requests=max_requests,
             patience=patience,
             lease=lease,
+            verify=Verify(verify, tolerance),
         )
         self._merges = parse_merges(merge)
         self._pin = should_pin(pin_memory)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pantheon.errors import ConfigError
+from student_client.verifying import Verify
 
 _T = TypeVar("_T")
 
@@ -50,6 +51,7 @@ class Options:
     patience: float = 60.0
     lease: float = 30.0
     integrity: bool | None = None
+    verify: Verify = Verify()
 
     def __post_init__(self) -> None:
         for name, least in WHOLE.items():

@@ -26,6 +26,10 @@ class TeacherStats:
         refused: requests it did not answer.
         corrupt: answers with a wrong checksum.
         missed: rows that were gone on without, as it could not be reached.
+        verified, unverified: requests that two replicas answered, and that were chosen for it but
+            could not be asked twice.
+        disagreements: of those verified, the ones answered differently.
+        disagreement: the largest absolute difference among them.
     """
 
     bytes: int
@@ -37,6 +41,10 @@ class TeacherStats:
     refused: int
     corrupt: int
     missed: int = 0
+    verified: int = 0
+    unverified: int = 0
+    disagreements: int = 0
+    disagreement: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,10 @@ def loader_stats(
             refused=t.refused,
             corrupt=t.corrupt,
             missed=t.missed,
+            verified=t.verified,
+            unverified=t.unverified,
+            disagreements=t.disagreements,
+            disagreement=t.disagreement,
         )
         for name, t in teachers.items()
     }
