@@ -193,6 +193,8 @@ class StudentConfig(Section):
     patience: PositiveFloat | None = None
     lease: PositiveFloat | None = None
     integrity: bool | None = None
+    verify: float | None = Field(default=None, ge=0, le=1)
+    tolerance: float | None = Field(default=None, ge=0)
     dataset_fingerprint: str | None = None
     revision: dict[str, str] | None = None
     epochs: PositiveInt = 1

@@ -1,4 +1,4 @@
-"""Two answers of one teacher for the same samples: whether they agree, and by how much not. Pure."""
+"""Two answers for the same samples: whether they agree, and by how much they do not. Pure."""
 
 from __future__ import annotations
 
@@ -52,7 +52,12 @@ def _apart(a: Value, b: Value) -> float:
 
 def _tensors(value: Value) -> list[Tensor]:
     found: list[Tensor] = []
-    map_value(value, lambda t: found.append(t) or t)
+
+    def keep(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_value(value, keep)
     return found
 
 
@@ -66,4 +71,3 @@ def _distance(a: Tensor, b: Tensor) -> float:
     # Equal infinities and two NaN agree.
     apart[(wide == other) | (wide.isnan() & other.isnan())] = 0.0
     return float(apart.nan_to_num(nan=math.inf, posinf=math.inf).max()) if apart.numel() else 0.0
-

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pantheon.errors import ConfigError
-from student_client.verifying import Verify
+from student_client.verifying import NEVER, Verify
 
 _T = TypeVar("_T")
 
@@ -51,7 +51,7 @@ class Options:
     patience: float = 60.0
     lease: float = 30.0
     integrity: bool | None = None
-    verify: Verify = Verify()
+    verify: Verify = NEVER
 
     def __post_init__(self) -> None:
         for name, least in WHOLE.items():

@@ -47,6 +47,9 @@ class Verify:
             raise ConfigError(f"tolerance is {self.tolerance!r}; expected a number from 0")
 
 
+NEVER = Verify()
+
+
 @dataclass(frozen=True, slots=True)
 class _Open:
     """A question that was answered once and is asked again."""

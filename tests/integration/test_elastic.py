@@ -223,3 +223,48 @@ def test_too_few_teachers_end_the_training(two: list[Server]) -> None:
 def test_without_a_policy_a_lost_teacher_ends_the_training(two: list[Server]) -> None:
     with pytest.raises(errors.TeacherUnavailable, match="'b'"):
         gone_on(two, "mean")
+
+
+class Off(Slow):
+    """Wrong by a little."""
+
+    def __init__(self, by: float) -> None:
+        super().__init__(0.001)
+        self.by = by
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return super().forward(ids) + self.by
+
+
+def verified(by: float, **options: Any) -> Any:
+    """Read an epoch from two replicas that say they are the same; answers the numbers of it."""
+    with (
+        teacher(Slow(0.001)).start("tcp://127.0.0.1:0") as one,
+        teacher(Off(by)).start("tcp://127.0.0.1:0") as other,
+        loader({"t": [one.addresses[0], other.addresses[0]]}, **options) as student,
+    ):
+        for batch in student:
+            assert (batch.knowledge["y"].flatten() - 2.0 * batch.ids).abs().max() <= by
+        return student.stats().teachers["t"]
+
+
+def test_replicas_that_agree_are_seen_to_agree() -> None:
+    stats = verified(0.0, verify=1.0)
+    assert stats.verified > 0
+    assert stats.verified + stats.unverified >= SIZE // BATCH - 1
+    assert (stats.disagreements, stats.disagreement) == (0, 0.0)
+
+
+def test_replicas_that_disagree_are_found_and_the_difference_is_told() -> None:
+    stats = verified(0.25, verify=0.3, tolerance=0.5)
+    assert stats.disagreements == stats.verified > 0
+    assert stats.disagreement == pytest.approx(0.25, rel=1e-3)
+
+
+def test_replicas_that_disagree_too_much_end_the_training() -> None:
+    with pytest.raises(errors.ReplicaDisagreement, match=r"(?s)differ by 0.25.*'y'.*ids"):
+        verified(0.25, verify=1.0, tolerance=0.1)
+
+
+def test_replicas_are_not_asked_twice_unless_that_was_asked_for() -> None:
+    assert verified(0.0).verified == 0
