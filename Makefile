@@ -12,7 +12,7 @@ PYTEST := $(BIN)/pytest -q
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo test lint format unit contract integration doctest examples conformance bench docs proto clean
+.PHONY: demo test lint format unit contract integration doctest examples conformance chaos bench docs proto clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pantheon demo
@@ -36,7 +36,7 @@ contract: $(VENV)/.dev
 	$(PYTEST) tests/contract -m "not conformance"
 
 integration: $(VENV)/.dev .venv-mlserver/.installed
-	$(PYTEST) tests/integration tests/chaos -m "not conformance"
+	$(PYTEST) tests/integration tests/chaos -m "not conformance and not chaos"
 
 doctest: $(VENV)/.dev
 	$(PYTEST) --doctest-modules pantheon teacher_server student_client
@@ -46,6 +46,9 @@ examples: $(VENV)/.dev
 
 conformance: $(VENV)/.dev
 	$(PYTEST) tests -m conformance --timeout 600
+
+chaos: $(VENV)/.dev
+	$(PYTEST) tests/chaos --timeout 300
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.first_batch

@@ -1,0 +1,69 @@
+"""A bad network between student and teachers: late, cut and silent bytes change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from pantheon.transport import parse_address
+from tests.chaos.lessons import Lesson, learn
+from tests.chaos.processes import Crew, Nursery
+from tests.chaos.proxy import Proxy
+from tests.chaos.script import at
+from tests.chaos.test_replicas import PACE_S, same
+
+
+@pytest.fixture
+def proxies(nursery: Nursery) -> Iterator[list[Proxy]]:
+    """Three replicas, each behind a proxy of its own."""
+    with Crew(nursery, 3, pace=PACE_S) as crew, ExitStack() as stack:
+        crew.start()
+        yield [
+            stack.enter_context(Proxy(parse_address(address).port, seed))
+            for seed, address in enumerate(crew.addresses)
+        ]
+
+
+def addresses(proxies: list[Proxy]) -> list[str]:
+    """Where a student finds the teachers."""
+    return [p.address for p in proxies]
+
+
+def test_late_bytes_change_nothing(proxies: list[Proxy], calm: Lesson) -> None:
+    for delay, proxy in zip((0.0, 0.02, 0.2), proxies, strict=True):
+        proxy.weather.delay = delay
+    same(learn(addresses(proxies), 2), calm)
+
+
+def test_connections_cut_now_and_then_change_nothing(proxies: list[Proxy], calm: Lesson) -> None:
+    acts = {20 + 10 * i: proxies[i % 3].cut for i in range(20)}
+    lesson = learn(addresses(proxies), 2, at(acts))
+    same(lesson, calm)
+    assert lesson.stats["teachers"]["expert"]["losses"] >= 10
+    assert lesson.stats["requeued"] > 0
+
+
+def test_connections_cut_anywhere_in_a_message_change_nothing(
+    proxies: list[Proxy], calm: Lesson
+) -> None:
+    for proxy in proxies:
+        proxy.weather.cut = 0.02
+    lesson = learn(addresses(proxies), 2)
+    same(lesson, calm)
+    assert sum(p.cuts for p in proxies) > 5
+
+
+def test_a_black_hole_changes_nothing(proxies: list[Proxy], calm: Lesson) -> None:
+    acts = {30: lambda: proxies[0].hole(), 60: lambda: proxies[0].hole(False)}
+    lesson = learn(addresses(proxies), 2, at(acts))
+    same(lesson, calm)
+    assert lesson.stats["requeued"] > 0
+
+
+def test_a_replica_that_was_a_black_hole_from_the_start_is_not_waited_for(
+    proxies: list[Proxy], calm: Lesson
+) -> None:
+    proxies[2].hole()
+    same(learn(addresses(proxies), 2), calm)
