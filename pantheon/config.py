@@ -198,6 +198,8 @@ class StudentConfig(Section):
     integrity: bool | None = None
     verify: float | None = Field(default=None, ge=0, le=1)
     tolerance: float | None = Field(default=None, ge=0)
+    cache: str | None = None
+    cache_bytes: PositiveInt | None = None
     dataset_fingerprint: str | None = None
     revision: dict[str, str] | None = None
     epochs: PositiveInt = 1

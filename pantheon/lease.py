@@ -185,6 +185,14 @@ class Leases:
             self.end(lease)
         return lease
 
+    def withdraw(self, number: int) -> Ask:
+        """Take a lease back that was just given; what it was for."""
+        lease = self._known[number]
+        self.end(lease)
+        self.forget([number])
+        lease.ask.late.remove(number)
+        return lease.ask
+
     def forget(self, numbers: Iterable[int]) -> None:
         """No reply to these is of use any more."""
         for number in numbers:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from pantheon.counters import Counters
 from pantheon.errors import ConfigError
-from pantheon.lease import Ask, Assignment, Lease, Leases
+from pantheon.lease import Ask, Assignment, Lease, Leases, Replica
 from pantheon.poison import Poisoned, count_attempt, failed_too_often, verdict
 from pantheon.progress import Progress
 from pantheon.roster import Roster
@@ -100,6 +100,7 @@ class Ledger:
         self.next_lease = first_lease
         self._window = Window(rows, batch, request, row_bytes, window_bytes, head, ramp)
         self._leases = Leases(lease)
+        self._aside = Replica("")
         self._now = float("-inf")
         self._ready = head
         first = self._window.first
@@ -223,6 +224,24 @@ class Ledger:
         self.next_lease += 1
         holder = self._teachers[ask.teacher].roster.replicas[replica]
         self._leases.grant(given, ask, holder, self._now)
+        return given
+
+    def divert(self, lease: int, by: str) -> Assignment:
+        """Something that is no replica answers what was just given away.
+
+        The replica gets its credit back, and is not held to be as fast or as slow.
+
+        Args:
+            by: what to call it; it is never chosen by itself.
+
+        Returns:
+            The assignment in its place, with a lease of its own.
+        """
+        ask = self._leases.withdraw(lease)
+        start, stop = self._window.span(ask.request)
+        given = Assignment(ask.teacher, by, self.next_lease, ask.request, start, stop)
+        self.next_lease += 1
+        self._leases.grant(given, ask, self._aside, self._now)
         return given
 
     def renew(self, leases: Iterable[int], now: float) -> None:

@@ -12,6 +12,7 @@ from pantheon.errors import TeacherUnavailable
 from pantheon.ledger import Assignment, Ledger
 from pantheon.messages import Heartbeat, RawTensor, Refused, Scored
 from student_client.assemble import Piece
+from student_client.cache import Caches
 from student_client.check import check_scored, intact
 from student_client.fleet import Fleet
 from student_client.itinerary import Itinerary, Stretch
@@ -34,6 +35,9 @@ SILENT_BEATS = 3
 
 NOBODY = ""
 """Who is asked for the rows of a teacher that is gone, where the merges can do without it."""
+
+CACHE = "cache"
+"""Who answers what is read from a teacher's cache."""
 
 NO_ROWS = np.empty(0, np.int64)
 
@@ -76,6 +80,7 @@ class Delivery:
         epoch: which one.
         head: local rows that were yielded before.
         totals: where waiting is counted, and the next number a request may have on the wire.
+        caches: what online teachers have said before.
     """
 
     def __init__(
@@ -90,6 +95,7 @@ class Delivery:
         epoch: int,
         head: int,
         totals: Totals,
+        caches: Caches,
     ) -> None:
         self.fleet, self.teachers, self.plan, self.itinerary = (
             fleet,
@@ -97,7 +103,7 @@ class Delivery:
             plan,
             itinerary,
         )
-        self.pace, self.epoch, self.totals = pace, epoch, totals
+        self.pace, self.epoch, self.totals, self.caches = pace, epoch, totals, caches
         self.ledger = Ledger(
             rows=itinerary.order.rows,
             batch=itinerary.order.batch_size,
@@ -122,6 +128,7 @@ class Delivery:
             if all(r.supervised for r in fleet.up(t)) and known.welcome.heartbeat > 0
         }
         fleet.handler = self
+        caches.taker = self._fetched
         for replica in fleet.replicas:
             if replica.up:
                 self.ledger.join(replica.teacher, replica.address)
@@ -199,6 +206,9 @@ class Delivery:
             return
         self.ledger.renew(self.outbox.unsupervised(), now)
         for overdue in self.ledger.expire(now):
+            if overdue.replica == CACHE:
+                self.caches.stuck(self.teachers[overdue.teacher], self.pace.lease)
+                continue
             self.outbox.overdue(overdue.lease)
             logger.warning(
                 "teacher %r at %s was silent for %g s about rows %d to %d; asking again",
@@ -247,10 +257,13 @@ class Delivery:
                 request = self.outbox.request(assignment)
                 if assignment.replica == NOBODY:
                     self._do_without(assignment, request)
-                elif len(request.ids_for(teacher.name)):
-                    self.outbox.ask(assignment, request, teacher)
-                else:
+                elif not len(request.ids_for(teacher.name)):
                     self._accept(assignment, request, ())
+                elif (found := self.caches.find(teacher, request)) is not None:
+                    diverted = self.ledger.divert(assignment.lease, CACHE)
+                    self.caches.fetch(teacher, diverted, found)
+                else:
+                    self.outbox.ask(assignment, request, teacher)
         self.totals.next_lease = self.ledger.next_lease
 
     def scored(self, replica: Replica, message: Scored) -> None:
@@ -270,20 +283,33 @@ class Delivery:
             teacher.corrupt += 1
             self._again(asked, "checksum", wrong)
             return
-        self._accept(asked.assignment, asked.request, message.parts)
+        assignment, request, parts = asked.assignment, asked.request, message.parts
+        if self._accept(assignment, request, parts):
+            self.caches.keep(teacher, request, parts)
+            if self.verifier.consider(assignment, request, teacher, parts, self.ledger.next_lease):
+                self.ledger.next_lease += 1
+
+    def _fetched(self, assignment: Assignment, parts: tuple[RawTensor, ...] | None) -> None:
+        """Take in what was read from a cache; where it could not be, the teacher is asked."""
+        teacher = self.teachers[assignment.teacher]
+        request = self.outbox.requests.get(assignment.request)
+        if request is None or parts is None:
+            self.ledger.decline(assignment.lease, self.fleet.clock())
+        elif self._accept(assignment, request, parts):
+            teacher.cached += len(request.ids_for(teacher.name))
+            teacher.cached_bytes += _nbytes(parts)
 
     def _accept(
         self, assignment: Assignment, request: Request, parts: tuple[RawTensor, ...]
-    ) -> None:
+    ) -> bool:
         teacher = self.teachers[assignment.teacher]
-        nbytes = sum([memoryview(p.data).nbytes for p in parts])
+        nbytes = _nbytes(parts)
         if not self.ledger.accept(assignment.lease, nbytes, self.fleet.clock()):
             teacher.late += 1
-            return
+            return False
         self._keep(assignment, teacher, request.wanted.get(teacher.name), parts)
         teacher.bytes += nbytes
-        if self.verifier.consider(assignment, request, teacher, parts, self.ledger.next_lease):
-            self.ledger.next_lease += 1
+        return True
 
     def _compare(
         self, teacher: KnownTeacher, replica: Replica, message: Scored, request: Request
@@ -392,7 +418,13 @@ class Delivery:
         self.totals.requeued, self.totals.expired = counted.requeued, counted.expired
         if self.fleet.handler is self:
             self.fleet.handler = None
+            self.caches.taker = None
+            self.caches.flush()
         if not self.fleet.closed:
             self.verifier.close()
             self.outbox.cancel()
         self._pieces.clear()
+
+
+def _nbytes(parts: tuple[RawTensor, ...]) -> int:
+    return sum([memoryview(p.data).nbytes for p in parts])

@@ -9,6 +9,7 @@ from pantheon.codec.base import SchemaCodec
 from pantheon.codec.parts import PartsCheck
 from pantheon.messages import Welcome
 from pantheon.reading import Reader
+from student_client.cache_writer import CacheWriter
 
 
 @dataclass(slots=True)
@@ -26,6 +27,8 @@ class KnownTeacher:
         late: answers nobody waited for any more.
         refused: requests it did not answer.
         corrupt: answers whose checksum was wrong.
+        cache: where its answers are kept, None where they are not.
+        cached, cached_bytes: samples and coded bytes read from there.
         missed: rows that were gone on without, as it could not be reached.
         verified, unverified: requests that two replicas answered, and that were chosen for it but
             could not be asked twice.
@@ -42,6 +45,9 @@ class KnownTeacher:
     late: int = 0
     refused: int = 0
     corrupt: int = 0
+    cache: CacheWriter | None = None
+    cached: int = 0
+    cached_bytes: int = 0
     missed: int = 0
     verified: int = 0
     unverified: int = 0

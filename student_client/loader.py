@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -17,6 +18,7 @@ from pantheon.order import Order
 from pantheon.reading import Reader
 from pantheon.schema import KnowledgeSchema
 from student_client import state as saved
+from student_client.cache import Caches
 from student_client.delivery import Delivery
 from student_client.epoch import Epoch
 from student_client.fleet import Fleet, any_open
@@ -28,7 +30,7 @@ from student_client.position import Position
 from student_client.reach import Own, reach
 from student_client.samples import Samples, should_pin
 from student_client.settled import Settled, size_told
-from student_client.sources import Given
+from student_client.sources import Given, kind_of
 from student_client.stats import LoaderStats, Totals, loader_stats
 from student_client.verifying import Verify
 
@@ -69,6 +71,9 @@ class KnowledgeLoader:
         verify: fraction of the requests that two replicas are asked, to find those that disagree.
         tolerance: absolute difference of two such answers that is only counted and logged; a
             larger one raises `ReplicaDisagreement`.
+        cache: a folder (any fsspec path) that keeps what online teachers say, by teacher, revision,
+            id and view; the next epoch, student and stage read it instead of asking.
+        cache_bytes: bytes that everything in it may take; None for no bound.
 
     Raises:
         ConfigError, DatasetError, StoreError: arguments that cannot be, at once. What teachers
@@ -114,6 +119,8 @@ class KnowledgeLoader:
         integrity: bool | None = None,
         verify: float = 0.0,
         tolerance: float = 1e-3,
+        cache: str | os.PathLike[str] | None = None,
+        cache_bytes: int | None = 64 << 30,
     ) -> None:
         rank, world = place(rank, world)
         self._options = Options(
@@ -131,6 +138,7 @@ class KnowledgeLoader:
             patience=patience,
             lease=lease,
             verify=Verify(verify, tolerance),
+            cache_bytes=cache_bytes,
         )
         self._merges = parse_merges(merge)
         self._pin = should_pin(pin_memory)
@@ -150,12 +158,15 @@ class KnowledgeLoader:
             revision=revision,
             integrity=integrity,
         )
+        online = frozenset(n for n, given in teachers.items() if kind_of(given) == "online")
+        self._caches = Caches(cache, cache_bytes, online)
+        self._own = own
         self._settled: Settled | None = None
         self._size = own.size
         self._position = Position()
         self._totals = Totals()
         self._live: weakref.ref[Iteration] | None = None
-        self._shut = weakref.finalize(self, _shut, self._fleet, self._samples)
+        self._shut = weakref.finalize(self, _shut, self._fleet, self._samples, self._caches)
 
     def _itinerary_of(self, size: int) -> Itinerary:
         o = self._options
@@ -189,12 +200,15 @@ class KnowledgeLoader:
             self._settled = Settled.after(
                 self._fleet, self._merges, self._itinerary, self._reader, self._options
             )
+            own = self._own
+            self._caches.open(self._settled.teachers, self._fleet, own.fingerprint, own.size)
         return self._settled, self._itinerary
 
     def __iter__(self) -> Iteration:
         """The batches of the next epoch; an iterator that was still going on becomes invalid."""
         settled, itinerary = self._settle()
         self._abandon("another iter() of this loader has begun; one epoch goes on at a time")
+        self._caches.settle()
         epoch, step = self._position.begin()
         head = min(step * itinerary.order.batch_size, itinerary.order.rows)
         delivery = Delivery(
@@ -207,6 +221,7 @@ class KnowledgeLoader:
             epoch=epoch,
             head=head,
             totals=self._totals,
+            caches=self._caches,
         )
         samples = self._samples.begin(epoch, step) if self._samples else None
         live = Iteration(
@@ -294,7 +309,8 @@ class KnowledgeLoader:
         self.close()
 
 
-def _shut(fleet: Fleet, samples: Samples | None) -> None:
+def _shut(fleet: Fleet, samples: Samples | None, caches: Caches) -> None:
     if samples is not None:
         samples.close()
     fleet.close()
+    caches.close()

@@ -21,6 +21,7 @@ WHOLE = {
     "num_workers": 0,
     "request_rows": 1,
     "max_requests": 1,
+    "cache_bytes": 1,
 }
 """The arguments that are whole numbers, and the least that each may be."""
 
@@ -52,11 +53,12 @@ class Options:
     lease: float = 30.0
     integrity: bool | None = None
     verify: Verify = NEVER
+    cache_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in WHOLE.items():
             value = getattr(self, name)
-            absent = value is None and name == "request_rows"
+            absent = value is None and name in ("request_rows", "cache_bytes")
             if not absent and (not isinstance(value, int) or value < least):
                 raise ConfigError(f"{name} is {value!r}; expected a whole number from {least}")
         for name in ("window_bytes", "patience", "lease"):

@@ -30,6 +30,10 @@ class TeacherStats:
             could not be asked twice.
         disagreements: of those verified, the ones answered differently.
         disagreement: the largest absolute difference among them.
+        cached, cached_bytes: samples and coded bytes read from its cache; they count in `bytes`.
+        stored: samples written to its cache.
+        cache: ``"on"``; ``"full"`` when the limit is reached; ``"off"`` after an error, such as a
+            full disk; empty where it has none.
     """
 
     bytes: int
@@ -45,6 +49,10 @@ class TeacherStats:
     unverified: int = 0
     disagreements: int = 0
     disagreement: float = 0.0
+    cached: int = 0
+    cached_bytes: int = 0
+    stored: int = 0
+    cache: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +121,10 @@ def loader_stats(
             unverified=t.unverified,
             disagreements=t.disagreements,
             disagreement=t.disagreement,
+            cached=t.cached,
+            cached_bytes=t.cached_bytes,
+            stored=t.cache.written if t.cache else 0,
+            cache=t.cache.state if t.cache else "",
         )
         for name, t in teachers.items()
     }

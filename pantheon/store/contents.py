@@ -62,7 +62,7 @@ def verify(path: str | os.PathLike[str]) -> list[str]:
     """
     folder = Folder(path)
     manifest = open_manifest(folder)
-    shards = Shards(folder, manifest)
+    shards = Shards(folder, manifest.info, manifest.entries)
     wrong = []
     for number in range(len(manifest.entries)):
         try:

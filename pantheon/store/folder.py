@@ -185,7 +185,7 @@ class Folder:
             free = f", {_free(path)} free" if self.local else ""
             raise DiskFullError(
                 f"no space left while writing {path}: {needed} bytes needed{free}; nothing of it "
-                "was kept. Free some space and run the dump again: it goes on where it stopped"
+                "was kept. Free some space and run it again: it goes on where it stopped"
             ) from error
 
     @contextmanager

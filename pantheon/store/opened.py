@@ -17,9 +17,11 @@ from pantheon.store.manifest import (
     MANIFEST,
     MAX_MANIFEST,
     SHARD_NAME,
+    DumpInfo,
+    Entry,
     Manifest,
 )
-from pantheon.store.pairs import Ids, Run, runs
+from pantheon.store.pairs import Ids, Run, from_runs, runs
 from pantheon.store.ranges import RangeFile
 from pantheon.store.shard import Head, open_shard, pieces, require_entry
 
@@ -46,12 +48,17 @@ class Shards:
     """A dump's shards, by number: heads are kept, files as far as the process may have them open.
 
     Safe to use from several threads.
+
+    Args:
+        folder: where they are.
+        info: what they have in common.
+        entries: one of each; its place is the shard's number.
     """
 
-    def __init__(self, folder: Folder, manifest: Manifest) -> None:
+    def __init__(self, folder: Folder, info: DumpInfo, entries: Sequence[Entry] = ()) -> None:
         self._folder = folder
-        self._entries = manifest.entries
-        self._info = manifest.info
+        self._entries = list(entries)
+        self._info = info
         self._heads: dict[int, Head] = {}
         self._files: OrderedDict[int, RangeFile] = OrderedDict()
         self._most = max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
@@ -68,6 +75,20 @@ class Shards:
                 require_entry(head, entry)
                 self._heads[number] = head = head.without_pairs()
         return file, head
+
+    def add(self, entry: Entry) -> int:
+        """Take in a shard that was published since; its number."""
+        with self._lock:
+            self._entries.append(entry)
+            return len(self._entries) - 1
+
+    def name(self, number: int) -> str:
+        """A shard's file name."""
+        return self._entries[number].shard
+
+    def pairs(self, number: int) -> tuple[Ids, Ids]:
+        """The ids and views of a shard's rows."""
+        return from_runs(self.runs(number))
 
     def runs(self, number: int) -> Sequence[Run]:
         """The pairs of a shard as runs, from its entry or, if they are too many, from itself."""
@@ -191,15 +212,20 @@ def packed_rows(field: str, touched: Sequence[Touched], n: int) -> tuple[Ids, li
         Touched(
             t.file,
             t.head,
-            _spread(t.head.offsets[field][t.rows], lengths[t.where]),
-            _spread(starts[t.where], lengths[t.where]),
+            spread(t.head.offsets[field][t.rows], lengths[t.where]),
+            spread(starts[t.where], lengths[t.where]),
         )
         for t in touched
     ]
 
 
-def _spread(starts: Ids, lengths: Ids) -> Ids:
-    """The numbers start, start + 1, ... of every span, one span after the other."""
+def spread(starts: Ids, lengths: Ids) -> Ids:
+    """The numbers start, start + 1, ... of every span, one span after the other.
+
+    Example:
+        >>> spread(np.array([7, 2]), np.array([2, 3]))
+        array([7, 8, 2, 3, 4])
+    """
     before = np.cumsum(lengths) - lengths
     return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
 

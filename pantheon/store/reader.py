@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pantheon.codec.parts import PartSpec
 from pantheon.errors import ConfigError, IdOutOfRange
-from pantheon.schema import FieldSpec, KnowledgeSchema
+from pantheon.schema import KnowledgeSchema
 from pantheon.store.folder import Folder
-from pantheon.store.layout import stored_parts
 from pantheon.store.manifest import Entry
-from pantheon.store.opened import Shards, Touched, groups, open_manifest, packed_rows
+from pantheon.store.opened import Shards, open_manifest
 from pantheon.store.pairs import Ids, PairIndex, pair_arrays
-from pantheon.store.ranges import gather
+from pantheon.store.rows import read_rows
 
 Verify = Literal["touch", "open", "never"]
 
@@ -40,6 +37,7 @@ class KnowledgeReader:
         ShardError: a shard is missing, cut short, altered, or not in the manifest.
 
     Example:
+        >>> import torch
         >>> from pantheon.schema import FieldSpec
         >>> from pantheon.store.manifest import DumpInfo
         >>> from pantheon.store.writer import KnowledgeWriter
@@ -57,8 +55,7 @@ class KnowledgeReader:
         self._folder = Folder(path)
         self._verify = verify
         self._manifest = open_manifest(self._folder)
-        self._stored = stored_parts(self.schema)
-        self._shards = Shards(self._folder, self._manifest)
+        self._shards = Shards(self._folder, self._manifest.info, self._manifest.entries)
         if verify == "open":
             self._shards.check_all()
         self._index = PairIndex(self._shards.runs(n) for n in range(len(self.shards)))
@@ -135,8 +132,7 @@ class KnowledgeReader:
         if len(wanted) and shard.min() < 0:
             self._refuse(wanted, view, shard)
         schema = self.schema if fields is None else self.schema.select(tuple(fields))
-        touched = [Touched(*self._shards.open(s), row[at], at) for s, at in groups(shard)]
-        return [part for field in schema for part in self._read_field(field, touched, len(wanted))]
+        return read_rows(self._shards, schema, shard, row, check=self._verify == "touch")
 
     def close(self) -> None:
         """Let go of the files; reads that are under way finish."""
@@ -150,31 +146,6 @@ class KnowledgeReader:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _open, (self._folder.path, self._verify)
-
-    def _read_field(self, field: FieldSpec, touched: list[Touched], n: int) -> Iterator[Tensor]:
-        if field.ragged is None:
-            for part in self._stored[field.name]:
-                yield self._read_part(part, touched, n)
-            return
-        lengths, packed = packed_rows(field.name, touched, n)
-        yield torch.from_numpy(lengths)
-        for part in self._stored[field.name]:
-            if part.per == "row":
-                yield self._read_part(part, packed, int(lengths.sum()))
-            else:
-                yield self._read_part(part, touched, n)
-
-    def _read_part(self, part: PartSpec, touched: list[Touched], n: int) -> Tensor:
-        found = torch.empty((n, *part.shape), dtype=getattr(torch, part.dtype))
-        if not found.numel():
-            return found
-        out = found.reshape(-1).view(torch.uint8).numpy().reshape(n, -1)
-        for shard in touched:
-            region = shard.head.layout.parts[part.name]
-            if self._verify == "touch":
-                shard.head.check_rows(shard.file, region.start, region.width, shard.rows)
-            gather(shard.file, region.start, shard.rows, out, shard.where)
-        return found
 
     def _refuse(self, ids: Ids, views: Ids, shard: Ids) -> None:
         lost = shard < 0

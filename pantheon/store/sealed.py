@@ -20,7 +20,7 @@ def seal(content: dict[str, Any]) -> bytes:
         1
     """
     body = {**content, "format": FORMAT}
-    return _canonical({**body, "digest": _digest(body)}) + b"\n"
+    return canonical({**body, "digest": _digest(body)}) + b"\n"
 
 
 def unseal(data: bytes) -> dict[str, Any]:
@@ -38,9 +38,10 @@ def unseal(data: bytes) -> dict[str, Any]:
     return wire
 
 
-def _canonical(value: Any) -> bytes:
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def _digest(value: Any) -> str:
-    return str(xxhash.xxh3_64_hexdigest(_canonical(value)))
+    return str(xxhash.xxh3_64_hexdigest(canonical(value)))

@@ -181,7 +181,7 @@ def survey(folder: Folder, known: Mapping[str, Entry] | None = None) -> Survey:
     info, entries = _listed(folder, files)
     entries |= known or {}
     shards = {n for n in files if SHARD_NAME.fullmatch(n)}
-    for found, entry in _entry_files(folder, files, sorted(shards - set(entries))):
+    for found, entry in entry_files(folder, files, sorted(shards - set(entries))):
         if info is not None:
             info.require_equal(found, f"the dump at {folder.path}", entry_name(entry.shard))
         info, entries[entry.shard] = found, entry
@@ -255,10 +255,14 @@ def _listed(folder: Folder, files: dict[str, int]) -> tuple[DumpInfo | None, dic
     return manifest.info, {e.shard: e for e in manifest.entries}
 
 
-def _entry_files(
+def entry_files(
     folder: Folder, files: Mapping[str, int], shards: Sequence[str]
 ) -> Iterator[tuple[DumpInfo, Entry]]:
-    """The entries of some shards; one that is not right is left out, as if it were not there."""
+    """The entries of some shards; one that is not right is left out, as if it were not there.
+
+    Args:
+        files: sizes of the folder's files.
+    """
     names = {entry_name(s): s for s in shards}
     fit = {n: files[n] for n in names if files.get(n, MAX_ENTRY + 1) <= MAX_ENTRY}
     for name, content in folder.read_all(fit).items():
