@@ -2,17 +2,19 @@
 #
 #   make demo                       the demo on scikit-learn's digits, under 3 minutes
 #   make test                       everything a change must pass
+#   make fuzz FUZZ_RUNS=1000000    wrong inputs of every format, guided by coverage
 #   make test PIP_ARGS="..."        PIP_ARGS is handed to every pip install
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
 PIP_ARGS ?=
+FUZZ_RUNS ?= 1000000
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest -q
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo test lint format unit contract integration doctest examples conformance chaos bench docs proto clean
+.PHONY: demo test lint format unit contract integration doctest examples conformance chaos fuzz bench docs proto clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pantheon demo
@@ -50,6 +52,9 @@ conformance: $(VENV)/.dev
 chaos: $(VENV)/.dev
 	$(PYTEST) tests/chaos --timeout 300
 
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python -m tests.fuzz $(FUZZ_RUNS)
+
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.first_batch
 	$(BIN)/python -m benchmarks.stream
@@ -76,6 +81,10 @@ $(VENV)/.dev: $(INPUTS) | $(BIN)/python
 
 $(VENV)/.docs: $(INPUTS) | $(BIN)/python
 	$(INSTALL) -e ".[docs]"
+	touch $@
+
+$(VENV)/.fuzz: $(INPUTS) | $(BIN)/python
+	$(INSTALL) -e ".[fuzz]"
 	touch $@
 
 # MLServer, a stock server of the Open Inference Protocol, wants other versions than ours.

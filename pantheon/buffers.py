@@ -13,6 +13,7 @@ from torch import Tensor
 from pantheon.errors import ProtocolError, SchemaError
 from pantheon.messages import Buffer, RawTensor
 from pantheon.schema import DTYPES
+from pantheon.wire_fields import MAX_ELEMENTS
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
 """torch's dtype by the name it has in schemas, on the wire and on disk."""
@@ -101,6 +102,8 @@ def from_raw(raw: RawTensor) -> Tensor:
             f"expected {math.prod(raw.shape) * dtype.itemsize}"
         )
     if data.nbytes == 0:
+        if math.prod(d or 1 for d in raw.shape) > MAX_ELEMENTS:
+            raise ProtocolError(f"an empty tensor has shape {tuple(raw.shape)}; no strides fit it")
         return torch.empty(raw.shape, dtype=dtype)
     if not data.readonly and dtype is not torch.bool:
         # Received frames come this way, in a third of the time.

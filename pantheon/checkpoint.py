@@ -77,8 +77,8 @@ def load(path: str | os.PathLike[str]) -> dict[Any, Any]:
         )
     try:
         state = _unpack(json.loads(text), tensors)
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"the checkpoint {path} contradicts itself: {error!r}") from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise StoreError(f"the checkpoint {path} contradicts itself: {error!r:.200}") from error
     if not isinstance(state, dict):
         raise StoreError(
             f"the checkpoint {path} holds a {type(state).__name__}; expected a mapping"

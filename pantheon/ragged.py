@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pantheon.errors import SchemaError
+from pantheon.schema import MAX_EMPTY_ROWS
 from pantheon.topk import TopKLogits, TopKMixture
 
 Rows = Tensor | TopKLogits | TopKMixture
@@ -61,6 +62,16 @@ class Ragged:
         if self._offsets is None:
             rows = rows_of(self.values)
             longest = _check_lengths(self.lengths)
+            # Rows without bytes could be any number, and cost memory once they are taken apart.
+            if (
+                rows > MAX_EMPTY_ROWS
+                and isinstance(self.values, Tensor)
+                and not self.values.numel()
+            ):
+                raise SchemaError(
+                    f"a ragged value has {rows} packed rows without elements; expected at most "
+                    f"{MAX_EMPTY_ROWS}"
+                )
             # A length beyond the rows could make the sum wrap around.
             if longest > rows or int(self.lengths.sum()) != rows:
                 raise SchemaError(

@@ -11,6 +11,7 @@ from typing import Any
 import xxhash
 
 from pantheon.errors import SchemaError, SchemaMismatch
+from pantheon.quote import quoted
 
 DTYPES: Mapping[str, int] = {
     "float64": 8,
@@ -30,6 +31,10 @@ MAX_FIELDS = 256
 MAX_RANK = 8
 MAX_NAME = 256
 MAX_DIM = 1 << 40
+MAX_ROW = 1 << 44
+"""Elements of the largest row."""
+MAX_EMPTY_ROWS = 1 << 24
+"""Packed rows of no bytes at all that one value or one shard may claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,11 @@ class FieldSpec:
                 f"field {self.name!r} has row shape {self.shape}; expected at most {MAX_RANK} "
                 f"dimensions of 0 to {MAX_DIM}"
             )
+        if math.prod(d or 1 for d in self.shape) > MAX_ROW:
+            raise SchemaError(
+                f"field {self.name!r} has row shape {self.shape}; expected at most {MAX_ROW} "
+                "elements, a dimension of 0 taken as 1"
+            )
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -116,7 +126,7 @@ class FieldSpec:
             bad.append("shape")
         if bad:
             raise SchemaError(
-                f"a field specification has no valid {', '.join(bad)}: {str(wire)[:200]}"
+                f"a field specification has no valid {', '.join(bad)}: {quoted(wire)}"
             )
         return cls(
             str(wire["name"]),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pantheon.errors import ProtocolError
+from pantheon.quote import quoted
 from pantheon.schema import DTYPES, MAX_DIM, MAX_NAME, MAX_RANK
 
 MAX_LIST = 4096
@@ -15,6 +16,9 @@ MAX_LIST = 4096
 
 MAX_TEXT = 1 << 16
 """Characters of the longest text a header may hold."""
+
+MAX_ELEMENTS = 1 << 56
+"""Elements of the largest tensor a header may describe, a dimension of 0 taken as 1."""
 
 INT64 = (1 << 63) - 1
 UINT64 = (1 << 64) - 1
@@ -39,8 +43,8 @@ class Fields:
     body: dict[str, Any]
 
     def _bad(self, key: str, expected: str) -> ProtocolError:
-        found = repr(self.body.get(key))
-        return ProtocolError(f"{self.kind}: {key!r} must be {expected}, found {found[:80]}")
+        found = quoted(self.body.get(key))
+        return ProtocolError(f"{self.kind}: {key!r} must be {expected}, found {found}")
 
     def integer(self, key: str, low: int = 0, high: int = INT64) -> int:
         """An integer from `low` to `high`."""
@@ -104,12 +108,13 @@ def tensor_bytes(kind: str, dtype: Any, shape: Any) -> int:
     """
     if type(dtype) is not str or dtype not in DTYPES:
         raise ProtocolError(
-            f"{kind}: unknown dtype {dtype!r:.40}; expected one of {sorted(DTYPES)}"
+            f"{kind}: unknown dtype {quoted(dtype)}; expected one of {sorted(DTYPES)}"
         )
     if type(shape) is not list or len(shape) > MAX_RANK + 1:
         raise ProtocolError(f"{kind}: a shape must be a list of at most {MAX_RANK + 1} dimensions")
     if not all(type(d) is int and 0 <= d <= MAX_DIM for d in shape):
-        raise ProtocolError(
-            f"{kind}: shape {str(shape)[:80]} has a dimension beyond 0 to {MAX_DIM}"
-        )
+        raise ProtocolError(f"{kind}: shape {quoted(shape)} has a dimension beyond 0 to {MAX_DIM}")
+    # Nothing of the other dimensions travels where one is 0, yet strides are made of them.
+    if math.prod(d or 1 for d in shape) > MAX_ELEMENTS:
+        raise ProtocolError(f"{kind}: shape {quoted(shape)} is beyond {MAX_ELEMENTS} elements")
     return math.prod(shape) * DTYPES[dtype]

@@ -24,6 +24,7 @@ from pantheon.messages import (
     Scored,
     Welcome,
 )
+from pantheon.quote import quoted
 from pantheon.schema import MAX_NAME, KnowledgeSchema
 from pantheon.wire_fields import MAX_TEXT, UINT64, Fields, tensor_bytes
 
@@ -44,7 +45,7 @@ def restore(body: dict[str, Any], payloads: Sequence[Buffer] = ()) -> Message:
     """The message that `describe` took apart; `ProtocolError` when it cannot be one."""
     kind = body.get("kind")
     if type(kind) is not str or kind not in _KINDS:
-        raise ProtocolError(f"unknown message {kind!r:.40}; expected one of {', '.join(_KINDS)}")
+        raise ProtocolError(f"unknown message {quoted(kind)}; expected one of {', '.join(_KINDS)}")
     try:
         return _KINDS[kind][2](Fields(kind, body), payloads)
     except SchemaError as error:
@@ -182,7 +183,7 @@ def _read_score(f: Fields, payloads: Sequence[Buffer]) -> Score:
     for item, frame in zip(inputs, rest, strict=True):
         if type(item) is not list or len(item) != 3 or type(item[0]) is not str:
             raise ProtocolError(
-                f"score: an input must be name, dtype and shape, found {item!r:.80}"
+                f"score: an input must be name, dtype and shape, found {quoted(item)}"
             )
         if len(item[0]) > MAX_NAME or item[0] in tensors:
             raise ProtocolError(f"score: an input's name is too long or twice: {item[0]!r:.80}")
@@ -208,7 +209,7 @@ def _read_scored(f: Fields, payloads: Sequence[Buffer]) -> Scored:
     parts = []
     for item, frame in zip(described, payloads, strict=True):
         if type(item) is not list or len(item) != 2:
-            raise ProtocolError(f"scored: a part must be dtype and shape, found {item!r:.80}")
+            raise ProtocolError(f"scored: a part must be dtype and shape, found {quoted(item)}")
         parts.append(_tensor(f.kind, item[0], item[1], frame))
     digest = f.maybe("digest", lambda k: f.integer(k, 0, UINT64))
     return Scored(

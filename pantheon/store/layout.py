@@ -21,6 +21,7 @@ from typing import Any
 
 from pantheon.codec.parts import PartSpec, field_parts
 from pantheon.errors import SchemaError, ShardError
+from pantheon.quote import quoted
 from pantheon.schema import DTYPES, KnowledgeSchema
 from pantheon.store.manifest import DumpInfo
 
@@ -181,12 +182,17 @@ def parse(header: bytes, name: str) -> dict[str, Any]:
     return wire
 
 
-def stated_rows(wire: Mapping[str, Any], tensor: str, name: str) -> int:
-    """The first dimension a header states for a tensor; `ShardError` when it states none."""
+def stated_rows(wire: Mapping[str, Any], tensor: str, name: str, most: int) -> int:
+    """The first dimension a header states for a tensor; `ShardError` unless it is 0 to `most`."""
     told = wire.get(tensor)
     shape = told.get("shape") if isinstance(told, dict) else None
-    if not isinstance(shape, list) or not shape or type(shape[0]) is not int or shape[0] < 0:
+    if not isinstance(shape, list) or not shape or type(shape[0]) is not int:
         raise ShardError(f"{name}: the header has no tensor {tensor!r} with rows")
+    if not 0 <= shape[0] <= most:
+        raise ShardError(
+            f"{name}: the header states {quoted(shape[0])} rows of {tensor!r}; the file has room "
+            f"for {most}: it was cut short or altered"
+        )
     return int(shape[0])
 
 

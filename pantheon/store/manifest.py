@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from pantheon.errors import DatasetMismatch, ManifestError, PantheonError, RevisionMismatch
+from pantheon.quote import quoted
 from pantheon.schema import KnowledgeSchema
 from pantheon.store.pairs import Run
 from pantheon.store.sealed import seal, unseal
 
 MANIFEST = "manifest.json"
+PAIR = 16
+"""Bytes of an id and a view, the least that a row takes."""
 MAX_RUNS = 256
 """A shard of more runs than this is listed without them; its pairs are read from the shard."""
 MAX_MANIFEST = 1 << 28
@@ -61,9 +64,9 @@ class DumpInfo:
         """Read `to_wire`'s answer; `ManifestError` names what is off."""
         _require(isinstance(wire, dict), "description is not a mapping")
         revision, dataset, size = (wire.get(k) for k in ("revision", "dataset", "size"))
-        _require(isinstance(revision, str), f"revision is {revision!r:.100}, not a string")
-        _require(dataset is None or isinstance(dataset, str), f"dataset is {dataset!r:.100}")
-        _require(type(size) is int and size >= 0, f"size is {size!r:.100}, not a count")
+        _require(isinstance(revision, str), f"revision is {quoted(revision)}, not a string")
+        _require(dataset is None or isinstance(dataset, str), f"dataset is {quoted(dataset)}")
+        _require(type(size) is int and 0 <= size < 1 << 63, f"size is {quoted(size)}, not a count")
         try:
             schema = KnowledgeSchema.from_wire(wire.get("schema"))
         except PantheonError as error:
@@ -133,19 +136,19 @@ class Entry:
         name, rows, size = (wire.get(k) for k in ("shard", "rows", "bytes"))
         _require(
             isinstance(name, str) and SHARD_NAME.fullmatch(name) is not None,
-            f"an entry names the shard {name!r:.150}",
+            f"an entry names the shard {quoted(name)}",
         )
         _require(
-            all(type(v) is int and v > 0 for v in (rows, size)),
-            f"{name} has {rows!r:.50} rows and {size!r:.50} bytes",
+            _whole([rows, size], 2) and 0 < rows <= size // PAIR,
+            f"{quoted(name)} has {quoted(rows)} rows and {quoted(size)} bytes",
         )
         hashes = [wire.get(k) for k in ("xxh3_64", "pairs")]
         _require(
             all(isinstance(h, str) and _HEX.fullmatch(h) for h in hashes),
-            f"{name} has the digests {hashes!r:.150}",
+            f"{quoted(name)} has the digests {quoted(hashes)}",
         )
         views = wire.get("views")
-        _require(_whole(views, 2), f"{name} has the views {views!r:.50}")
+        _require(_whole(views, 2), f"{quoted(name)} has the views {quoted(views)}")
         return cls(
             str(name),
             int(rows),
@@ -204,7 +207,9 @@ class Manifest:
         _require(names == sorted(set(names)), "shards are out of order or there twice")
         stated = (wire.get("rows"), wire.get("views"), wire.get("fingerprint"))
         counted = (found.rows, found.views, info.schema.fingerprint)
-        _require(stated == counted, f"rows, views and schema are {stated}, counted {counted}")
+        _require(
+            stated == counted, f"rows, views and schema are {quoted(stated)}, counted {counted}"
+        )
         return found
 
 
@@ -241,11 +246,13 @@ def _read_runs(name: str, rows: int, wire: Any) -> tuple[Run, ...] | None:
     if wire is None:
         return None
     _require(
-        isinstance(wire, list) and len(wire) <= MAX_RUNS and all(_whole(r, 3) for r in wire),
-        f"{name} has runs that cannot be: {wire!r:.150}",
+        isinstance(wire, list)
+        and len(wire) <= MAX_RUNS
+        and all(_whole(r, 3) and r[1] < r[2] for r in wire),
+        f"{name} has runs that cannot be: {quoted(wire)}",
     )
     found: Sequence[Run] = [(r[0], r[1], r[2]) for r in wire]
-    held = sum(stop - start for _, start, stop in found if stop > start)
+    held = sum(stop - start for _, start, stop in found)
     _require(held == rows, f"{name} has {rows} rows and runs of {held}")
     return tuple(found)
 

@@ -8,6 +8,7 @@ from typing import Any
 import xxhash
 
 from pantheon.errors import ManifestError
+from pantheon.quote import quoted
 
 FORMAT = "pantheon-knowledge-1"
 
@@ -31,16 +32,23 @@ def unseal(data: bytes) -> dict[str, Any]:
         raise ManifestError(f"it is not JSON ({error})") from error
     if not isinstance(wire, dict) or wire.get("format") != FORMAT:
         found = wire.get("format") if isinstance(wire, dict) else type(wire).__name__
-        raise ManifestError(f"its format is {found!r:.100}; expected {FORMAT!r}")
+        raise ManifestError(f"its format is {quoted(found)}; expected {FORMAT!r}")
     stated = wire.pop("digest", None)
-    if stated != _digest(wire):
-        raise ManifestError(f"its digest {stated!r:.50} does not fit its content")
+    if stated != _told(wire):
+        raise ManifestError(f"its digest {quoted(stated)} does not fit its content")
     return wire
 
 
 def canonical(value: Any) -> bytes:
     """JSON with sorted keys and no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _told(wire: dict[str, Any]) -> str:
+    try:
+        return _digest(wire)
+    except RecursionError:
+        raise ManifestError("its values are nested too deeply") from None
 
 
 def _digest(value: Any) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from pantheon.errors import ManifestError, ShardError
+from pantheon.errors import ConfigError, ManifestError, SchemaError, ShardError
+from pantheon.schema import MAX_EMPTY_ROWS
 from pantheon.store.layout import (
     BLOCK,
     MAX_HEADER,
@@ -22,10 +23,11 @@ from pantheon.store.layout import (
     stated_rows,
     stored_parts,
     tensor_name,
+    width,
 )
-from pantheon.store.manifest import DumpInfo, Entry
+from pantheon.store.manifest import PAIR, DumpInfo, Entry
 from pantheon.store.pack import make_entry
-from pantheon.store.pairs import Ids, digest, from_runs
+from pantheon.store.pairs import Ids, digest, from_runs, require_sorted
 from pantheon.store.ranges import RangeFile, read_bytes
 
 _AGAIN = "remove it and run the dump again"
@@ -188,14 +190,13 @@ def _layout(
     info: DumpInfo, wire: Mapping[str, object], text: bytes, size: int, name: str
 ) -> Layout:
     """The layout that the header states, proven by writing the header again."""
-    parts = stored_parts(info.schema)
-    rows = stated_rows(wire, "ids", name)
-    totals = {
-        f: stated_rows(wire, tensor_name(parts[f][0].name), name) for f in ragged(info.schema)
-    }
     told = wire["__metadata__"]
     index = told.get("index") if isinstance(told, dict) else None
-    layout = plan(info, rows, totals, index if isinstance(index, str) else "")
+    try:
+        rows, totals = _stated(info, wire, size, name)
+        layout = plan(info, rows, totals, index if isinstance(index, str) else "")
+    except SchemaError as error:
+        raise ShardError(f"{name}: its schema cannot be stored: {error}; {_AGAIN}") from error
     if layout.header[8:] != text:
         raise ShardError(f"{name}: the header is not what a dump writes; it was altered; {_AGAIN}")
     if layout.size != size or not rows:
@@ -204,6 +205,27 @@ def _layout(
             f"was cut short or altered; {_AGAIN}"
         )
     return layout
+
+
+def _stated(
+    info: DumpInfo, wire: Mapping[str, object], size: int, name: str
+) -> tuple[int, dict[str, int]]:
+    """Rows, and packed rows of every ragged field, as far as the file has room for them."""
+    parts, totals = stored_parts(info.schema), {}
+    for field in ragged(info.schema):
+        first = parts[field][0]
+        most = size // width(first) if width(first) else MAX_EMPTY_ROWS
+        totals[field] = stated_rows(wire, tensor_name(first.name), name, most)
+    return stated_rows(wire, "ids", name, size // PAIR), totals
+
+
+def _require_pairs(name: str, ids: Ids, views: Ids, size: int) -> None:
+    try:
+        require_sorted(ids, views)
+    except ConfigError as error:
+        raise ShardError(f"{name}: {error}; {_AGAIN}") from error
+    if ids[-1] >= size:
+        raise ShardError(f"{name} holds sample {ids[-1]} of a dataset of {size}; {_AGAIN}")
 
 
 def _head(file: RangeFile, layout: Layout, info: DumpInfo, stated: str) -> Head:
@@ -227,6 +249,7 @@ def _head(file: RangeFile, layout: Layout, info: DumpInfo, stated: str) -> Head:
         beyond = found.min() < 0 or found.max() > total
         if beyond or found[0] or found[-1] != total or (np.diff(found) < 0).any():
             raise ShardError(f"{file.name}: the offsets of {name!r} do not rise from 0 to {total}")
+    _require_pairs(file.name, columns["ids"], columns["views"], info.size)
     name = file.name.rsplit("/", 1)[-1]
     blocks = columns["blocks"]
     checked = np.zeros(len(blocks), bool)

@@ -11,6 +11,7 @@ from pantheon.errors import ProtocolError
 from pantheon.messages import RawTensor
 from pantheon.schema import MAX_NAME
 from pantheon.wire_fields import tensor_bytes
+from pantheon.wire_messages import MAX_FRAMES
 
 DATATYPES = {
     "float64": "FP64",
@@ -71,6 +72,8 @@ def read_tensors(tensors: Any, raws: Any) -> dict[str, RawTensor]:
     """
     if raws and len(raws) != len(tensors):
         raise ProtocolError(f"{len(raws)} raw contents for {len(tensors)} tensors")
+    if len(tensors) > MAX_FRAMES:
+        raise ProtocolError(f"{len(tensors)} tensors in one message; expected at most {MAX_FRAMES}")
     found: dict[str, RawTensor] = {}
     for i, entry in enumerate(tensors):
         if len(entry.name) > MAX_NAME or entry.name in found:
@@ -97,6 +100,7 @@ def _typed(entry: Any, dtype: str, size: int) -> bytes:
         raise ProtocolError(f"tensor {entry.name!r}: {entry.datatype} travels as raw contents only")
     values = getattr(entry.contents, _CONTENTS[dtype])
     try:
-        return np.array(values, dtype=np.dtype(dtype).newbyteorder("<")).tobytes()
+        # One by one: a list of all values would take many times their bytes.
+        return np.fromiter(values, np.dtype(dtype).newbyteorder("<"), len(values)).tobytes()
     except OverflowError as error:
         raise ProtocolError(f"tensor {entry.name!r}: {error}") from None

@@ -61,7 +61,7 @@ ALTERATIONS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "rows below none": (lambda w: w["shards"][0].update(rows=-1), "rows"),
     "rows as text": (lambda w: w["shards"][0].update(rows="5"), "rows"),
     "rows that runs do not have": (lambda w: w["shards"][0].update(rows=6), "6 rows and runs of 5"),
-    "a run backwards": (lambda w: w["shards"][0].update(runs=[[0, 9, 4]]), "runs of 0"),
+    "a run backwards": (lambda w: w["shards"][0].update(runs=[[0, 9, 4]]), "runs that cannot be"),
     "runs without end": (lambda w: w["shards"][0].update(runs=[[0, 0, 1 << 70]]), "runs"),
     "no digest": (lambda w: w["shards"][0].pop("xxh3_64"), "digests"),
     "views of three": (lambda w: w["shards"][1].update(views=[1, 2, 3]), "views"),

@@ -1,0 +1,118 @@
+"""Messages as frames: every kind, its header and its payloads."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from pantheon.errors import ProtocolError, VersionMismatch
+from pantheon.messages import (
+    Cancel,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Message,
+    RawTensor,
+    Refused,
+    Score,
+    Scored,
+    Welcome,
+)
+from pantheon.schema import FieldSpec, KnowledgeSchema
+from pantheon.wire import pack, unpack
+from pantheon.wire_fields import tensor_bytes
+from pantheon.wire_messages import describe
+from tests.fuzz import tree
+from tests.fuzz.octets import join, scramble, split
+from tests.fuzz.target import Target
+
+PREFIX = 5
+IDS = np.arange(3)
+SCHEMA = KnowledgeSchema(
+    (
+        FieldSpec("a", "float32", (2,), "float16"),
+        FieldSpec("b", "float32", (5,), "topk:2@1,2"),
+        FieldSpec("c", "int64", (), "raw", ragged="tokens"),
+        FieldSpec("d", "float32", (2,), "int8"),
+        FieldSpec("e", "bool", (0,), "raw", labels="letters"),
+    )
+)
+MESSAGES: tuple[Message, ...] = (
+    Hello("s", "m", 1, (1, 3), "d", ("a", "b"), True),
+    Hello("s"),
+    Welcome("m", "r1", SCHEMA, "d", 100, 2),
+    Score(1, IDS, IDS),
+    Score(2, IDS),
+    Score(
+        3, inputs={"": RawTensor("float32", (2, 1), bytes(8)), "x": RawTensor("bool", (2,), b"12")}
+    ),
+    Scored(4, "r1", 2, (RawTensor("float16", (2, 2), bytes(8)), RawTensor("int8", (0,), b"")), 7),
+    Refused(5, "limits", "too much"),
+    Refused(None, "version", ""),
+    Heartbeat((1, 2, 3)),
+    Cancel((1,)),
+    Goodbye("going"),
+)
+
+
+def read(data: bytes) -> None:
+    """Unpack a message; what was unpacked packs and unpacks to the same."""
+    message = unpack(split(data), 1 << 20)
+    body, payloads = describe(message)
+    again, same = describe(unpack(pack(message)))
+    assert again == body
+    assert [bytes(p) for p in same] == [bytes(p) for p in payloads]
+
+
+def mutate(data: bytes, rng: Random) -> bytes:
+    """Change the header as a tree or as bytes, or the frames, or fit the frames to the header."""
+    frames = split(data) or [b""]
+    at = rng.randrange(len(frames))
+    match rng.randrange(8):
+        case 0:
+            frames[at] = scramble(frames[at], rng)
+        case 1:
+            del frames[at]
+        case 2:
+            frames.insert(at, frames[rng.randrange(len(frames))])
+        case 3:
+            frames = fit(frames)
+        case _:
+            frames[0] = change_header(frames[0], rng)
+            frames = fit(frames) if rng.random() < 0.5 else frames
+    return join(frames)
+
+
+def change_header(header: bytes, rng: Random) -> bytes:
+    """A header with one of its values changed; as bytes where it is no msgpack."""
+    try:
+        body = msgpack.unpackb(header[PREFIX:], strict_map_key=False)
+        return header[:PREFIX] + bytes(msgpack.packb(tree.change(body, rng)))
+    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException):
+        return scramble(header, rng)
+
+
+def fit(frames: list[bytes]) -> list[bytes]:
+    """The frames, as many and as long as the header says, where that is short."""
+    try:
+        body = msgpack.unpackb(frames[0][PREFIX:])
+        sizes = [len(f) for f in frames[1:]][: bool(body.get("ids")) + bool(body.get("views"))]
+        described = body.get("parts") or body.get("inputs") or []
+        sizes += [tensor_bytes("", *item[-2:]) for item in described]
+    except (ValueError, TypeError, AttributeError, ProtocolError, msgpack.UnpackException):
+        return frames
+    old: list[Any] = [*frames[1:], *[b""] * len(sizes)]
+    return frames[:1] + [
+        old[i][:size].ljust(min(size, 4096), b"\1") for i, size in enumerate(sizes)
+    ]
+
+
+TARGET = Target(
+    lambda: [join([bytes(f) for f in pack(m)]) for m in MESSAGES],
+    mutate,
+    read,
+    (ProtocolError, VersionMismatch),
+)
