@@ -165,13 +165,16 @@ class StudentConfig(Section):
 
     The loader's keys are those of `student_client.KnowledgeLoader`. `ids` names a function that
     answers the ids to train on; `evaluate` one that is called with the model after each epoch and
-    answers numbers by name; `weights` is a safetensors file to start from, `output` one to write.
+    answers numbers by name; `weights` is a safetensors file to start from, `output` one to write;
+    `report` is a JSON file about the training, `curves` a picture of its losses and metrics.
     """
 
     model: Reference
     model_args: Arguments = {}
     weights: Path | None = None
     output: Path | None = None
+    report: Path | None = None
+    curves: Path | None = None
     device: str = "cpu"
     threads: PositiveInt | None = None
     dataset: Reference

@@ -57,6 +57,11 @@ class Term:
             extra = tuple(value[rows] for value in extra)
         return self.weight * self.loss(student, against, *extra)
 
+    def rows(self, batch: Batch) -> int:
+        """How many rows count."""
+        rows = self._rows(batch)
+        return len(batch.ids) if rows is None else len(rows)
+
     def _rows(self, batch: Batch) -> Tensor | None:
         """The rows that count, or None for all of them."""
         keep = batch.mask
@@ -94,6 +99,10 @@ class Objective:
     def __call__(self, outputs: Any, batch: Batch) -> dict[str, Tensor]:
         """Each term's weighted loss, by name."""
         return {term.name: term(outputs, batch) for term in self.terms}
+
+    def rows(self, batch: Batch) -> dict[str, int]:
+        """How many rows each term's mean is over, by name."""
+        return {term.name: term.rows(batch) for term in self.terms}
 
 
 def _pick(outputs: Any, name: str) -> Tensor:

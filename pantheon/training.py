@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from pantheon import checkpoint
 from pantheon.errors import ConfigError, ResumeMismatch
 from pantheon.objective import call_student
+from pantheon.ranks import Ranks
+from pantheon.sequence import NOTHING, extend
 from pantheon.stream import Batch, KnowledgeStream
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ class Step:
         done: steps since the run began or was resumed.
         samples: real rows since then.
         seconds, wait: since then, in all and waiting for the stream.
-        loss: the step's loss, a scalar on the model's device.
+        loss: the step's loss on this rank, a scalar on the model's device.
     """
 
     epoch: int
@@ -98,9 +100,16 @@ class Training:
         evaluate: called after each epoch with the model in eval and inference mode.
         path: a checkpoint file, written after every epoch and every `every` steps.
         on_step, on_epoch: told of progress.
+        ranks: the processes that train this student together, each with its part of every batch.
+            A loss is the mean over the rows of all of them; the first rank evaluates and saves.
+
+    Attributes:
+        ids: a digest of the sequence of ids that the student has learned from, see
+            `pantheon.sequence`.
 
     Raises:
         ConfigError: from `run`, when the loss of an epoch is not finite.
+        ResumeMismatch: from `run`, when the ranks stand at different steps.
     """
 
     def __init__(
@@ -117,7 +126,9 @@ class Training:
         every: int | None = None,
         on_step: Callable[[Step], None] | None = None,
         on_epoch: Callable[[Epoch], None] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks, self.ids, self._resumed = ranks or Ranks(), NOTHING, False
         self.model, self.stream, self.objective = model, stream, objective
         self.optimizer, self.scheduler = optimizer, scheduler
         self.epochs, self.evaluate = epochs, evaluate
@@ -130,12 +141,25 @@ class Training:
 
     def run(self) -> list[Epoch]:
         """Train to the last epoch's end; answers what every epoch came to."""
+        self._start_together()
         self._began = time.perf_counter()
         while len(self.history) < self.epochs:
             self._epoch()
             if self.path:
                 self.save()
         return self.history
+
+    def _start_together(self) -> None:
+        """Begin with the same weights at the same step, and with random numbers of its own."""
+        at = self.ranks.gather(torch.tensor([len(self.history), self._running.steps]))
+        if (at != at[0]).any():
+            raise ResumeMismatch(
+                f"the ranks stand at different (epoch, step): {at.tolist()}; the checkpoint "
+                f"{self.path} must be on a file system that all of them share"
+            )
+        self.ranks.align(self.model)
+        if not self._resumed and not self.ranks.first:
+            torch.manual_seed(torch.initial_seed() + self.ranks.rank)
 
     def _epoch(self) -> None:
         self.model.train()
@@ -159,20 +183,41 @@ class Training:
             self._running.seconds += time.perf_counter() - asked
 
     def _step(self, batch: Batch) -> None:
+        here = batch.ids.masked_fill(~batch.mask, -1)
         batch = batch.to(self.device) if self.device.type != "cpu" else batch
         losses = self.objective(call_student(self.model, batch.inputs), batch)
         loss = torch.stack(tuple(losses.values())).sum()
+        ids, parts = self._together(here.cpu(), losses, batch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        part = torch.stack(tuple(parts.values())).sum()
+        part.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        self.ranks.sum_gradients(self.model.parameters())
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
-        self._count(losses, int(batch.mask.sum()))
+        self._count(parts, ids)
         if self.on_step:
             self.on_step(self._progress(loss.detach()))
 
-    def _count(self, losses: Mapping[str, Tensor], samples: int) -> None:
-        sums = self._running.losses
+    def _together(
+        self, here: Tensor, losses: Mapping[str, Tensor], batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The ids of all ranks, and this rank's part of each term's mean over all their rows."""
+        if self.ranks.world == 1:
+            return here[here >= 0], dict(losses)
+        counted = getattr(self.objective, "rows", None)
+        rows = counted(batch) if counted else dict.fromkeys(losses, int((here >= 0).sum()))
+        mine = torch.tensor([rows[name] for name in losses])
+        every = self.ranks.gather(torch.cat([mine, here]))
+        counts, ids = every[:, : len(mine)], every[:, len(mine) :].flatten()
+        shares = (mine / counts.sum(dim=0).clamp(min=1)).tolist()
+        return ids[ids >= 0], {
+            name: loss * share for (name, loss), share in zip(losses.items(), shares, strict=True)
+        }
+
+    def _count(self, losses: Mapping[str, Tensor], ids: Tensor) -> None:
+        sums, samples = self._running.losses, len(ids)
+        self.ids = extend(self.ids, ids)
         for name, value in losses.items():
             sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach()
         self._running.steps += 1
@@ -195,7 +240,8 @@ class Training:
 
     def _close_epoch(self) -> None:
         running, self._running = self._running, _Running()
-        losses = {name: float(s) / max(running.steps, 1) for name, s in running.losses.items()}
+        sums = self._sums(running)
+        losses = {name: float(s) / max(running.steps, 1) for name, s in sums.items()}
         number = len(self.history)
         if not all(map(math.isfinite, losses.values())):
             raise ConfigError(
@@ -209,17 +255,31 @@ class Training:
         if self.on_epoch:
             self.on_epoch(epoch)
 
+    def _sums(self, running: _Running) -> dict[str, Tensor]:
+        """Each term's sum over the ranks."""
+        if self.ranks.world == 1 or not running.losses:
+            return running.losses
+        mine = torch.stack([value.cpu() for value in running.losses.values()])
+        return dict(zip(running.losses, self.ranks.gather(mine).sum(dim=0), strict=True))
+
     def _metrics(self) -> dict[str, float]:
-        if self.evaluate is None:
+        if self.evaluate is None or not self.ranks.first:
             return {}
         self.model.eval()
         with torch.inference_mode():
             return {name: float(value) for name, value in self.evaluate(self.model).items()}
 
     def save(self) -> None:
-        """Write model, optimizer, scheduler, stream and random state to `path`, atomically."""
+        """Write model, optimizer, scheduler, stream and random state to `path`, atomically.
+
+        All ranks call it, and the first one writes.
+        """
         if self.path is None:
             raise ConfigError("this training has no path for its checkpoint; give it one")
+        random = self.ranks.gather(torch.get_rng_state())
+        running = replace(self._running, losses=self._sums(self._running))
+        if not self.ranks.first:
+            return
         checkpoint.save(
             self.path,
             {
@@ -228,9 +288,10 @@ class Training:
                 "optimizer_kind": type(self.optimizer).__name__,
                 "scheduler": self.scheduler.state_dict() if self.scheduler else None,
                 "stream": self.stream.state_dict(),
-                "rng": torch.get_rng_state(),
+                "rng": random,
+                "ids": self.ids,
                 "history": [asdict(epoch) for epoch in self.history],
-                "running": {k: getattr(self._running, k) for k in _Running.__slots__},
+                "running": {k: getattr(running, k) for k in _Running.__slots__},
             },
         )
 
@@ -256,14 +317,24 @@ class Training:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(state["scheduler"])
+            self.ids, random = state["ids"], state["rng"]
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise ResumeMismatch(
                 f"the checkpoint {self.path} does not fit this run: {error}; resume with the "
                 "model and optimizer that it was saved with, or start with another checkpoint"
             ) from error
         self.stream.load_state_dict(state["stream"])
-        torch.set_rng_state(state["rng"])
+        self._resumed = self._set_random(random)
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         self._running = _Running(**state["running"])
+        if not self.ranks.first:  # the first rank goes on with the sums of all
+            self._running.losses = {k: torch.zeros_like(v) for k, v in self._running.losses.items()}
         log.info("resumed from %s after %d epochs", self.path, len(self.history))
         return True
+
+    def _set_random(self, random: Tensor) -> bool:
+        """Take up the random state of this rank; False where it was saved by other ranks."""
+        same = len(random) == self.ranks.world
+        # torch reads a view of a row from the start of its storage, hence a copy.
+        torch.set_rng_state(random[self.ranks.rank if same else 0].clone())
+        return same

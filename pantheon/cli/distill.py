@@ -29,23 +29,27 @@ def distill(
     """Train a student on what its teachers know, online, dumped or mixed.
 
     With a `checkpoint` in the file, the state is kept after every epoch, and the same command goes
-    on from there.
+    on from there. Under torchrun the ranks train one student together; the first one speaks.
     """
     config = load(student, StudentConfig)
     from pantheon.cli.loader import loader_from
-    from pantheon.cli.student import check_output, check_single_process, save_weights, training_from
+    from pantheon.cli.results import check_outputs, write_results
+    from pantheon.cli.student import training_from
+    from pantheon.ranks import joined
 
-    check_single_process()
-    check_output(config)
-    with loader_from(config) as loader, progress(hidden=json) as bar:
-        shown = _Shown(bar, loader.stats, json)
-        training = training_from(config, loader, on_step=shown.step, on_epoch=shown.epoch)
-        if not fresh and training.resume() and not json:
-            stdout.print(f"resumed after epoch {len(training.history)}", markup=False)
-        history = training.run()
-        save_weights(config, training.model)
-    if json:
-        say_json({"epochs": [asdict(epoch) for epoch in history]})
+    check_outputs(config)
+    with joined(config.patience or 60.0) as ranks, loader_from(config) as loader:
+        with progress(hidden=json or not ranks.first) as bar:
+            shown = _Shown(bar, loader.stats, json)
+            told = {"on_step": shown.step, "on_epoch": shown.epoch} if ranks.first else {}
+            training = training_from(config, loader, ranks, **told)
+            if not fresh and training.resume() and ranks.first and not json:
+                stdout.print(f"resumed after epoch {len(training.history)}", markup=False)
+            history = training.run()
+        if ranks.first:
+            write_results(config, training, loader.stats().as_dict())
+            if json:
+                say_json({"epochs": [asdict(epoch) for epoch in history]})
 
 
 class _Shown:

@@ -6,7 +6,6 @@ import os
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from pantheon import losses
@@ -14,6 +13,7 @@ from pantheon.cli.build import function_from, model_from
 from pantheon.config import LossConfig, OptimizerConfig, StudentConfig
 from pantheon.errors import ConfigError
 from pantheon.objective import Objective, Term
+from pantheon.ranks import Ranks
 from pantheon.reference import call
 from pantheon.stream import KnowledgeStream
 from pantheon.training import Training
@@ -29,8 +29,10 @@ KNOWN = {
 """The losses by the names a configuration gives them."""
 
 
-def training_from(config: StudentConfig, stream: KnowledgeStream, **callbacks: Any) -> Training:
-    """The training that a configuration describes, on a stream."""
+def training_from(
+    config: StudentConfig, stream: KnowledgeStream, ranks: Ranks, **callbacks: Any
+) -> Training:
+    """The training that a configuration describes, on a stream, in one or several ranks."""
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -40,7 +42,7 @@ def training_from(config: StudentConfig, stream: KnowledgeStream, **callbacks: A
             f"{config.where('model')}: {config.model} answers a {type(model).__name__}; expected "
             "a torch.nn.Module"
         )
-    model.to(_device(config))
+    model.to(_device(config, ranks))
     optimizer = optimizer_from(config.optimizer, model)
     return Training(
         model,
@@ -52,14 +54,18 @@ def training_from(config: StudentConfig, stream: KnowledgeStream, **callbacks: A
         evaluate=function_from(config, config.evaluate, "evaluate"),
         path=config.checkpoint.path if config.checkpoint else None,
         every=config.checkpoint.every if config.checkpoint else None,
+        ranks=ranks,
         **callbacks,
     )
 
 
-def _device(config: StudentConfig) -> str:
-    """The device to train on, if this machine has it."""
+def _device(config: StudentConfig, ranks: Ranks) -> str:
+    """The device to train on, if this machine has it; a GPU for each rank."""
+    device = config.device
+    if ranks.world > 1 and device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', ranks.rank)}"
     try:
-        return device_names(1, device=config.device)[0]
+        return device_names(1, device=device)[0]
     except ConfigError as error:
         raise ConfigError(f"{config.where('device')}: {error}") from None
 
@@ -99,33 +105,3 @@ def term_from(config: StudentConfig, index: int) -> Term:
 def _loss(config: LossConfig, where: str) -> Any:
     kind = KNOWN.get(config.loss)
     return kind(**config.settings) if kind else call(config.loss, config.args, where)
-
-
-def check_output(config: StudentConfig) -> None:
-    """Find out before the training, not after it, that its weights cannot be written."""
-    if config.output is None:
-        return
-    try:
-        config.output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"{config.where('output')}: cannot make the folder {config.output.parent}: "
-            f"{error.strerror}; give one that can be written"
-        ) from error
-
-
-def save_weights(config: StudentConfig, model: nn.Module) -> None:
-    """Write the student's weights where the configuration says, if it does."""
-    if config.output is not None:
-        weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-        save_file(weights, config.output)
-
-
-def check_single_process() -> None:
-    """Refuse to train one student in several processes that would not exchange gradients."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1:
-        raise ConfigError(
-            f"WORLD_SIZE is {world}, but pantheon distill trains in one process; write the loop "
-            "yourself with KnowledgeLoader and DistributedDataParallel to use several"
-        )

@@ -169,12 +169,6 @@ def test_a_traceback_is_shown_when_asked_for(folder: Path) -> None:
     assert "Traceback" in done.stderr
 
 
-def test_a_student_in_several_processes_is_refused(folder: Path) -> None:
-    done = pantheon(folder, "distill", "student.yaml", WORLD_SIZE="2", RANK="0")
-    assert done.returncode == 2
-    assert "WORLD_SIZE is 2" in done.stderr
-
-
 def test_a_dump_is_made_shown_checked_and_learned_from(folder: Path) -> None:
     made = pantheon(folder, "dump", "teacher.yaml", "dump")
     assert made.returncode == 0, made.stderr

@@ -1,0 +1,104 @@
+"""The processes that train one student together, and what they tell each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+GATHER = 1800.0
+"""Seconds more than the loader's patience that the ranks wait for one that is busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """One of the processes that train one student; alone unless told otherwise.
+
+    Gradients are summed in one fixed layout, and not in the buckets of
+    `torch.nn.parallel.DistributedDataParallel`, which are laid out anew after the first step: a
+    run that was resumed there could add in another order and end with other bits.
+
+    Args:
+        rank: which of them, from 0.
+        world: how many there are.
+
+    Example:
+        >>> alone = Ranks()
+        >>> alone.first, alone.gather(torch.tensor([3, 4])).tolist()
+        (True, [[3, 4]])
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this one writes files and says how far the training is."""
+        return self.rank == 0
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Every rank's `values`, ``[world, ...]``; of one shape and dtype, on the CPU."""
+        if self.world == 1:
+            return values.unsqueeze(0)
+        every = [torch.empty_like(values) for _ in range(self.world)]
+        dist.all_gather(every, values.contiguous())
+        return torch.stack(every)
+
+    def align(self, model: nn.Module) -> None:
+        """Give every rank the first one's parameters and buffers."""
+        if self.world == 1:
+            return
+        for value in (*model.parameters(), *model.buffers()):
+            dist.broadcast(value.data, src=0)
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace every gradient by its sum over the ranks; one that nobody has stays None."""
+        if self.world == 1:
+            return
+        every = [p for p in parameters if p.requires_grad]
+        have = self.gather(torch.tensor([p.grad is not None for p in every], dtype=torch.uint8))
+        held = [p for p, some in zip(every, have.any(dim=0).tolist(), strict=True) if some]
+        for group in _alike(held):
+            _sum(group)
+
+
+def _alike(parameters: Iterable[nn.Parameter]) -> Iterable[list[nn.Parameter]]:
+    """The parameters by dtype and device."""
+    groups: dict[tuple[torch.dtype, torch.device], list[nn.Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault((parameter.dtype, parameter.device), []).append(parameter)
+    return groups.values()
+
+
+def _sum(parameters: list[nn.Parameter]) -> None:
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    parts = torch.split(flat, [p.numel() for p in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+@contextmanager
+def joined(patience: float = 60.0) -> Iterator[Ranks]:
+    """The ranks that torchrun started, connected until the end; alone without torchrun.
+
+    Args:
+        patience: seconds that a rank may have to wait for its teachers.
+    """
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Ranks()
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=patience + GATHER))
+    try:
+        yield Ranks(dist.get_rank(), world)
+    finally:
+        dist.destroy_process_group()
