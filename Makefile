@@ -58,6 +58,7 @@ fuzz: $(VENV)/.fuzz
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.first_batch
 	$(BIN)/python -m benchmarks.stream
+	$(BIN)/python -m benchmarks.faults
 
 docs: $(VENV)/.docs
 	$(BIN)/python docs/build.py build/docs
