@@ -55,6 +55,26 @@ class Section(BaseModel):
         return _where(self._file, self._lines, place)
 
 
+class TlsConfig(Section):
+    """TLS of gRPC; see `pantheon.transport.Tls`."""
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    name: str | None = None
+
+
+class SecurityConfig(Section):
+    """Keys: a folder of CURVE keys for ``tcp`` and ``ipc``, TLS for ``grpc``.
+
+    `client` is whose CURVE key a student uses.
+    """
+
+    curve: Path | None = None
+    client: str = "student"
+    tls: TlsConfig | None = None
+
+
 class TeacherConfig(Section):
     """``teacher.yaml``: the model that `pantheon serve` and `pantheon dump` run.
 
@@ -87,6 +107,7 @@ class TeacherConfig(Section):
     dataset_fingerprint: str | None = None
     threads: PositiveInt | None = None
     bind: list[str] = []
+    security: SecurityConfig | None = None
     shard_rows: PositiveInt | None = None
 
 
@@ -196,6 +217,7 @@ class StudentConfig(Section):
     patience: PositiveFloat | None = None
     lease: PositiveFloat | None = None
     integrity: bool | None = None
+    security: SecurityConfig | None = None
     verify: float | None = Field(default=None, ge=0, le=1)
     tolerance: float | None = Field(default=None, ge=0)
     cache: str | None = None

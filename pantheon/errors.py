@@ -20,6 +20,7 @@
     ├── TransportError         the way between two processes
     │   ├── UnknownHost        a name that does not resolve
     │   ├── TeacherUnavailable nobody answers within the patience given
+    │   ├── SecurityError      keys or certificates that the other side does not accept
     │   ├── ProtocolError      bytes that are not our protocol, or break its bounds
     │   └── IntegrityError     a payload whose checksum is wrong
     ├── TeacherError           the teacher could not answer
@@ -113,6 +114,10 @@ class UnknownHost(TransportError):
 
 class TeacherUnavailable(TransportError):
     """Nobody answered at an address within the patience given."""
+
+
+class SecurityError(TransportError):
+    """The other side does not accept our keys or certificate, or we do not accept its own."""
 
 
 class ProtocolError(TransportError):

@@ -19,6 +19,7 @@ from pantheon.errors import ConfigError, DatasetError, TransportError
 from pantheon.knowledge import Knowledge
 from pantheon.messages import Score
 from pantheon.schema import KnowledgeSchema
+from pantheon.transport import Security
 from student_client.desk import Desk, Query
 from student_client.reach import Own, reach
 from student_client.requests import raw_inputs
@@ -40,6 +41,7 @@ class TeacherClient:
         lease: seconds a replica may be silent about a query before another is asked.
         attempts: how often a query is tried.
         integrity: checksum payloads; None over plain connections between hosts only.
+        security: our keys, `Curve` or `Tls`.
 
     Raises:
         ConfigError: an address that cannot be, or that is no online teacher's.
@@ -63,6 +65,7 @@ class TeacherClient:
         lease: float = 30.0,
         attempts: int = 3,
         integrity: bool | None = None,
+        security: Security = None,
     ) -> None:
         if kind_of(address) != "online":
             raise ConfigError(
@@ -76,6 +79,7 @@ class TeacherClient:
             fields=None if fields is None else {NAME: fields},
             revision=None if revision is None else {NAME: revision},
             integrity=integrity,
+            security=security,
             queries=True,
         )
         self._desk = Desk(fleet, lease, attempts)

@@ -27,7 +27,7 @@ from student_client.itinerary import Itinerary, check_range, chosen_ids
 from student_client.options import Options, place
 from student_client.plan import parse_merges
 from student_client.position import Position
-from student_client.reach import Own, reach
+from student_client.reach import Keys, Own, reach
 from student_client.samples import Samples, should_pin
 from student_client.settled import Settled, size_told
 from student_client.sources import Given, kind_of
@@ -68,6 +68,7 @@ class KnowledgeLoader:
         dataset_fingerprint: states the dataset's fingerprint instead of computing it.
         revision: by teacher, the revision it has to have.
         integrity: checksum payloads; None over plain connections between hosts only.
+        security: our keys (`Curve`, `Tls`) for all teachers, or by teacher.
         verify: fraction of the requests that two replicas are asked, to find those that disagree.
         tolerance: absolute difference of two such answers that is only counted and logged; a
             larger one raises `ReplicaDisagreement`.
@@ -117,6 +118,7 @@ class KnowledgeLoader:
         dataset_fingerprint: str | None = None,
         revision: Mapping[str, str] | None = None,
         integrity: bool | None = None,
+        security: Keys = None,
         verify: float = 0.0,
         tolerance: float = 1e-3,
         cache: str | os.PathLike[str] | None = None,
@@ -157,6 +159,7 @@ class KnowledgeLoader:
             fields=fields,
             revision=revision,
             integrity=integrity,
+            security=security,
         )
         online = frozenset(n for n, given in teachers.items() if kind_of(given) == "online")
         self._caches = Caches(cache, cache_bytes, online)

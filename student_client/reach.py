@@ -12,13 +12,15 @@ from typing import Any
 from pantheon.dataset import Ids, check_map_style, fingerprint
 from pantheon.errors import ConfigError
 from pantheon.messages import Hello
-from pantheon.transport import Address, Connection
+from pantheon.transport import Address, Connection, Security
 from student_client.discovery import Discovery
 from student_client.fleet import Fleet
 from student_client.handshake import Agreement
 from student_client.options import for_teachers
 from student_client.replica import Replica
 from student_client.sources import Given, Source, open_sources
+
+Keys = Security | Mapping[str, Security]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +69,21 @@ def reach(
     fields: Mapping[str, Sequence[str]] | None = None,
     revision: Mapping[str, str] | None = None,
     integrity: bool | None = None,
+    security: Keys = None,
     queries: bool = False,
 ) -> Fleet:
     """Begin to reach all teachers; never waits for them.
 
     Args:
+        security: our keys, for all teachers or by name.
         queries: the student sends inputs that no dataset holds.
 
     Raises:
         ConfigError: addresses, or names of teachers, that cannot be.
         StoreError: no dump at a path given.
     """
-    sources = open_sources(teachers, integrity)
+    keys = dict(security) if isinstance(security, Mapping) else dict.fromkeys(teachers, security)
+    sources = open_sources(teachers, integrity, for_teachers("security", keys, list(teachers)))
     try:
         names = [s.name for s in sources]
         wanted = for_teachers("fields", fields, names)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pantheon.errors import ConfigError
-from pantheon.transport import Address, Connection, connect, parse_address
+from pantheon.transport import Address, Connection, Security, connect, parse_address
 
 _FILE_SYSTEMS = "file local memory s3 s3a gs gcs az abfs abfss adl hdfs webhdfs hf oci oss lakefs"
 FILE_SYSTEMS = frozenset(_FILE_SYSTEMS.split(" "))
@@ -67,11 +67,14 @@ def kind_of(given: Given) -> Literal["online", "offline", "local"]:
     )
 
 
-def open_source(name: str, given: Given, integrity: bool | None) -> Source:
+def open_source(
+    name: str, given: Given, integrity: bool | None, security: Security = None
+) -> Source:
     """Begin to reach a teacher; never waits for it.
 
     Args:
-        integrity: ask for checksums; None: only over tcp or gRPC between hosts.
+        integrity: ask for checksums; None: only over plain tcp or gRPC between hosts.
+        security: our keys.
 
     Raises:
         ConfigError: an address that cannot be, or that is named twice.
@@ -80,7 +83,8 @@ def open_source(name: str, given: Given, integrity: bool | None) -> Source:
     """
     match kind_of(given):
         case "online":
-            return _online(name, [given] if isinstance(given, str) else list(given), integrity)
+            addresses = [given] if isinstance(given, str) else list(given)
+            return _online(name, addresses, integrity, security)
         case "offline":
             from student_client.offline import OfflineConnection
 
@@ -92,7 +96,7 @@ def open_source(name: str, given: Given, integrity: bool | None) -> Source:
             return Source(name, "local", (LocalConnection(name, scorer),))
 
 
-def _online(name: str, addresses: list[str], integrity: bool | None) -> Source:
+def _online(name: str, addresses: list[str], integrity: bool | None, security: Security) -> Source:
     if not addresses or not all(isinstance(a, str) for a in addresses):
         raise ConfigError(f"teacher {name!r} needs at least one address; found {addresses}")
     parsed = [parse_address(a) for a in addresses]
@@ -101,7 +105,10 @@ def _online(name: str, addresses: list[str], integrity: bool | None) -> Source:
         raise ConfigError(f"teacher {name!r} names {', '.join(sorted(twice))} more than once")
 
     def reach(address: Address) -> tuple[Connection, bool]:
-        return connect(str(address)), not address.loopback if integrity is None else integrity
+        # Keys authenticate every byte already.
+        plain = security is None and not address.loopback
+        checked = plain if integrity is None else integrity
+        return connect(str(address), security=security), checked
 
     single = [a for a in parsed if not a.many]
     reached: list[tuple[Connection, bool]] = []
@@ -123,7 +130,11 @@ def _online(name: str, addresses: list[str], integrity: bool | None) -> Source:
     )
 
 
-def open_sources(teachers: Mapping[str, Given], integrity: bool | None) -> list[Source]:
+def open_sources(
+    teachers: Mapping[str, Given],
+    integrity: bool | None,
+    security: Mapping[str, Security] | None = None,
+) -> list[Source]:
     """All teachers of a student; closes what it opened when one of them cannot be."""
     if not isinstance(teachers, Mapping) or not teachers:
         raise ConfigError(
@@ -132,7 +143,8 @@ def open_sources(teachers: Mapping[str, Given], integrity: bool | None) -> list[
     sources: list[Source] = []
     try:
         for name, given in teachers.items():
-            sources.append(open_source(name, given, integrity))
+            keys = (security or {}).get(name)
+            sources.append(open_source(name, given, integrity, keys))
     except BaseException:
         for source in sources:
             for connection in source.connections:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from pantheon.errors import ConfigError, PantheonError
 from pantheon.messages import Limits
-from pantheon.transport import Listener, listen, parse_address
+from pantheon.transport import Curve, Listener, Security, Tls, listen, parse_address
+from pantheon.transport.security import security_for
 from pantheon.transport.wake import Wake
 from teacher_server.engine import Engine
 from teacher_server.host import Host
@@ -52,7 +53,8 @@ class Server:
     Args:
         teachers: by the name students ask for.
         addresses: where to listen: ``tcp://``, ``ipc://``, ``grpc://`` and ``inproc://``, any mix.
-        insecure: allow addresses that other machines can reach, though nobody is authenticated.
+        security: keys, without which nobody is let in: `Curve` for tcp and ipc, `Tls` for gRPC.
+        insecure: allow addresses that other machines can reach without keys: anybody may ask.
         limits: of requests and replies.
         cap: bytes of waiting inputs and of unsent replies, each, for the whole server.
 
@@ -66,11 +68,13 @@ class Server:
         teachers: Mapping[str, Teacher],
         addresses: Sequence[str],
         *,
+        security: Security = None,
         insecure: bool = False,
         limits: Limits | None = None,
         cap: int = CAP,
     ) -> None:
-        _check(teachers, addresses, insecure)
+        _check(teachers, addresses, security, insecure)
+        self._security = security
         self.addresses: list[str] = []
         self._teachers, self._binds = dict(teachers), list(addresses)
         self._limits, self._cap = limits or Limits(), cap
@@ -183,12 +187,14 @@ class Server:
     def _open_listeners(self, stack: contextlib.ExitStack) -> list[Listener]:
         listeners = []
         for address in self._binds:
-            listeners.append(listen(address, limits=self._limits))
+            listeners.append(listen(address, limits=self._limits, security=self._security))
             stack.callback(listeners[-1].close)
         return listeners
 
 
-def _check(teachers: Mapping[str, Any], addresses: Sequence[str], insecure: bool) -> None:
+def _check(
+    teachers: Mapping[str, Any], addresses: Sequence[str], security: Security, insecure: bool
+) -> None:
     if not teachers:
         raise ConfigError("nothing to serve: give at least one teacher")
     if not addresses or isinstance(addresses, str):
@@ -197,17 +203,25 @@ def _check(teachers: Mapping[str, Any], addresses: Sequence[str], insecure: bool
         address = parse_address(text)
         if address.model:
             raise ConfigError(f"{text}: a server's address has no model; students add its name")
-        if not address.loopback and not insecure:
+        keys = security_for(security, address)
+        if not (address.loopback or insecure or _authenticates(keys)):
             raise ConfigError(
                 f"{text} can be reached from other machines, and nobody who asks is authenticated; "
-                f"serve at {address.scheme}://127.0.0.1:{address.port} or ipc://, or say "
-                "insecure=True (--insecure) if the network is trusted"
+                f"give keys with security= (--keys), serve at {address.scheme}://127.0.0.1:"
+                f"{address.port} or ipc://, or say insecure=True (--insecure) if the network is "
+                "trusted"
             )
+
+
+def _authenticates(keys: Curve | Tls | None) -> bool:
+    """Whether clients have to show who they are; TLS without an authority only hides."""
+    return isinstance(keys, Curve) or (isinstance(keys, Tls) and keys.ca is not None)
 
 
 def start(
     teachers: Mapping[str, Teacher],
     *addresses: str,
+    security: Security = None,
     insecure: bool = False,
     limits: Limits | None = None,
     cap: int = CAP,
@@ -223,12 +237,16 @@ def start(
         ...     server.addresses
         ['inproc://two-models']
     """
-    return Server(teachers, addresses, insecure=insecure, limits=limits, cap=cap).start()
+    server = Server(
+        teachers, addresses, security=security, insecure=insecure, limits=limits, cap=cap
+    )
+    return server.start()
 
 
 def serve(
     teachers: Mapping[str, Teacher],
     *addresses: str,
+    security: Security = None,
     insecure: bool = False,
     limits: Limits | None = None,
     cap: int = CAP,
@@ -246,7 +264,9 @@ def serve(
     Raises:
         as `Server`.
     """
-    server = Server(teachers, addresses, insecure=insecure, limits=limits, cap=cap)
+    server = Server(
+        teachers, addresses, security=security, insecure=insecure, limits=limits, cap=cap
+    )
     for teacher in teachers.values():
         teacher.prepare()
     # Collecting torch's objects at the interpreter's end takes longer than Ctrl-C may.

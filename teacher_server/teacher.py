@@ -13,6 +13,7 @@ from pantheon.errors import ConfigError
 from pantheon.fields import Schema
 from pantheon.messages import Limits
 from pantheon.scorer import Scorer
+from pantheon.transport import Security
 from pantheon.transport.wake import Wake
 from teacher_server.devices import Devices, device_names
 from teacher_server.host import Host, describe
@@ -96,6 +97,7 @@ class Teacher:
     def serve(
         self,
         *addresses: str,
+        security: Security = None,
         insecure: bool = False,
         limits: Limits | None = None,
         drain: float = DRAIN_S,
@@ -105,6 +107,7 @@ class Teacher:
         serve(
             {self.name: self},
             *addresses,
+            security=security,
             insecure=insecure,
             limits=limits,
             drain=drain,
@@ -112,10 +115,16 @@ class Teacher:
         )
 
     def start(
-        self, *addresses: str, insecure: bool = False, limits: Limits | None = None
+        self,
+        *addresses: str,
+        security: Security = None,
+        insecure: bool = False,
+        limits: Limits | None = None,
     ) -> Server:
         """Answer students in the background; see `teacher_server.start`."""
-        return start({self.name: self}, *addresses, insecure=insecure, limits=limits)
+        return start(
+            {self.name: self}, *addresses, security=security, insecure=insecure, limits=limits
+        )
 
     def dump(
         self,

@@ -19,6 +19,7 @@ from pantheon.cli.guard import (
     set_debug,
 )
 from pantheon.cli.inspect import inspect
+from pantheon.cli.keygen import keygen
 from pantheon.cli.serve import serve
 
 app = typer.Typer(
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (serve, dump, inspect, distill, demo):
+for command in (serve, dump, inspect, distill, keygen, demo):
     app.command()(guarded(command))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,10 @@ def inspect(
     rows: Annotated[int, typer.Option(min=0, help="How many samples to show.")] = 3,
     verify: Annotated[bool, typer.Option(help="Check every byte of a dump.")] = False,
     patience: Annotated[float, typer.Option(help="Seconds to wait for a teacher.")] = 10.0,
+    keys: Annotated[
+        Path | None, typer.Option(help="Folder of CURVE keys, for a teacher that asks for them.")
+    ] = None,
+    client: Annotated[str, typer.Option(help="Whose key to use.")] = "student",
     json: Json = False,
 ) -> None:
     """Show a dump (schema, shards, ids, sizes, revision, some rows) or a live teacher."""
@@ -25,8 +30,9 @@ def inspect(
 
     if kind_of(target) == "online":
         from pantheon.cli.live import describe_live
+        from pantheon.cli.security import security_of
 
-        found = describe_live(target, rows, patience)
+        found = describe_live(target, rows, patience, security_of(None, keys, client))
     else:
         from pantheon.store import describe
 

@@ -13,19 +13,29 @@ from pantheon.codec import check_parts, decode
 from pantheon.errors import ProtocolError, RefusedError, TeacherUnavailable
 from pantheon.messages import Hello, Refused, Score, Scored, Welcome
 from pantheon.store.contents import shown
-from pantheon.transport import Connected, Connection, Event, Lost, connect, parse_address
+from pantheon.transport import (
+    Connected,
+    Connection,
+    Event,
+    Lost,
+    Security,
+    connect,
+    parse_address,
+)
 
 Wanted = TypeVar("Wanted", bound=Event)
 
 
-def describe_live(address: str, rows: int, patience: float) -> dict[str, Any]:
+def describe_live(
+    address: str, rows: int, patience: float, security: Security = None
+) -> dict[str, Any]:
     """A teacher's handshake as plain values, and its first samples where it answers ids.
 
     Raises:
         TransportError: it cannot be reached within `patience` seconds.
         RefusedError: it does not want to answer, and says why.
     """
-    connection = connect(address)
+    connection = connect(address, security=security)
     try:
         talk = _Talk(connection, time.monotonic() + patience)
         talk.wait(Connected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeGuard
 
 from pantheon.cli.build import dataset_from, function_from
+from pantheon.cli.security import security_of
 from pantheon.config import StudentConfig
 from pantheon.errors import ConfigError
 from pantheon.reference import resolve
@@ -26,6 +27,7 @@ def loader_from(config: StudentConfig) -> KnowledgeLoader:
         merge={field: merge_from(config, field) for field in config.merge},
         collate_fn=function_from(config, config.collate_fn, "collate_fn"),
         ids=_ids(config),
+        security=security_of(config.security),
         **settings,
     )
 

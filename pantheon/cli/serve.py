@@ -21,6 +21,10 @@ def serve(
         list[str] | None,
         typer.Option(help="Address to serve at, such as tcp://127.0.0.1:5557; may be repeated."),
     ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(help="Folder of CURVE keys, as pantheon keygen makes them."),
+    ] = None,
     insecure: Annotated[
         bool, typer.Option(help="Serve beyond this machine without keys: anybody may ask.")
     ] = False,
@@ -52,9 +56,12 @@ def serve(
         for address in bound:
             stdout.print(f"serving {', '.join(models)} at {address}", markup=False)
 
+    from pantheon.cli.security import security_of
+
     serve_all(
         {name: teacher_from(config) for name, config in models.items()},
         *addresses,
+        security=security_of(configs[0].security, keys),
         insecure=insecure,
         ready=ready,
     )

@@ -6,15 +6,19 @@ from pantheon.errors import ConfigError
 from pantheon.messages import Limits
 from pantheon.transport.address import Address, parse_address
 from pantheon.transport.base import Connected, Connection, Event, Listener, Lost, Peer
+from pantheon.transport.security import Curve, Security, Tls, curve_for, tls_for
 
 __all__ = [
     "Address",
     "Connected",
     "Connection",
+    "Curve",
     "Event",
     "Listener",
     "Lost",
     "Peer",
+    "Security",
+    "Tls",
     "connect",
     "listen",
     "parse_address",
@@ -23,17 +27,20 @@ __all__ = [
 DEFAULT_LIMITS = Limits()
 
 
-def connect(address: str, *, limits: Limits = DEFAULT_LIMITS) -> Connection:
+def connect(
+    address: str, *, limits: Limits = DEFAULT_LIMITS, security: Security = None
+) -> Connection:
     """A connection to the teacher at `address`, being made; never blocks.
 
     Args:
         address: ``tcp://host:port[/model]``, ``ipc:///path[#model]``, ``grpc://host:port[/model]``
             or ``inproc://name[/model]``. The model is for `Hello.model`.
         limits: what a reply may be at most.
+        security: our keys, `Curve` or `Tls`.
 
     Raises:
         UnsupportedScheme: a scheme that is unknown or not built yet.
-        ConfigError: an address that cannot be.
+        ConfigError: an address that cannot be, or keys that it cannot use or that cannot be read.
 
     Example:
         >>> teacher = connect("tcp://127.0.0.1:9"); teacher.address
@@ -48,22 +55,23 @@ def connect(address: str, *, limits: Limits = DEFAULT_LIMITS) -> Connection:
     if where.scheme == "grpc":
         from pantheon.transport.grpc_connection import GrpcConnection
 
-        return GrpcConnection(where, limits)
+        return GrpcConnection(where, limits, tls_for(security, where))
     from pantheon.transport.zmq_connection import ZmqConnection
 
-    return ZmqConnection(where, limits)
+    return ZmqConnection(where, limits, curve_for(security, where))
 
 
-def listen(address: str, *, limits: Limits = DEFAULT_LIMITS) -> Listener:
+def listen(address: str, *, limits: Limits = DEFAULT_LIMITS, security: Security = None) -> Listener:
     """A listener bound to `address`; port 0 chooses one, which `Listener.address` then names.
 
     Args:
         address: as for `connect`, without a model.
         limits: what a request may be at most.
+        security: the server's keys, `Curve` or `Tls` or both; with them nobody comes in without.
 
     Raises:
         UnsupportedScheme: a scheme that is unknown or not built yet.
-        ConfigError: an address that cannot be.
+        ConfigError: an address that cannot be, or keys that it cannot use or that cannot be read.
         TransportError: the address is in use or not this machine's.
 
     Example:
@@ -78,10 +86,10 @@ def listen(address: str, *, limits: Limits = DEFAULT_LIMITS) -> Listener:
     if where.scheme == "grpc":
         from pantheon.transport.grpc_listener import GrpcListener
 
-        return GrpcListener(where, limits)
+        return GrpcListener(where, limits, tls_for(security, where))
     from pantheon.transport.zmq_listener import ZmqListener
 
-    return ZmqListener(where, limits)
+    return ZmqListener(where, limits, curve_for(security, where))
 
 
 def _single(text: str) -> Address:

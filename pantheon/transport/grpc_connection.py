@@ -9,16 +9,25 @@ from typing import Any
 
 import grpc
 
-from pantheon.errors import ConfigError, PantheonError, ProtocolError, UnknownHost
+from pantheon.errors import (
+    ConfigError,
+    PantheonError,
+    ProtocolError,
+    SecurityError,
+    UnknownHost,
+)
 from pantheon.messages import Limits, Message
 from pantheon.transport import oip
 from pantheon.transport.address import Address
 from pantheon.transport.base import Connected, Connection, Event, Lost
 from pantheon.transport.grpc_session import Session, StreamSession
 from pantheon.transport.grpc_stock import StockSession
+from pantheon.transport.grpc_tls import ALERT, channel_credentials, refused
+from pantheon.transport.grpc_tls import options as tls_options
 from pantheon.transport.inbox import Inbox
 from pantheon.transport.lookup import HTTP2_GREETING, SILENT, is_http2, probe, resolve
 from pantheon.transport.oip_messages import MAX_MESSAGE
+from pantheon.transport.security import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -35,9 +44,15 @@ class GrpcConnection(Connection):
     Args:
         address: the server's; for a stock server it must name the model.
         limits: replies beyond ``max_reply_bytes`` break the connection.
+        tls: the authorities trusted, and our certificate; None for a plain connection.
+
+    Raises:
+        ConfigError: certificates that cannot be read.
     """
 
-    def __init__(self, address: Address, limits: Limits) -> None:
+    def __init__(self, address: Address, limits: Limits, tls: Tls | None = None) -> None:
+        self._tls = tls
+        self._credentials = None if tls is None else channel_credentials(tls)
         self.address = str(address)
         self._where = address
         self._limits = limits
@@ -104,7 +119,7 @@ class GrpcConnection(Connection):
             if not self._ever_up:
                 raise found
             return str(found)
-        channel = grpc.insecure_channel(self._where.netloc, options=_options(self._limits))
+        channel = self._channel_to(self._where.netloc)
         with self._lock:
             if self._closing.is_set():
                 channel.close()
@@ -115,6 +130,12 @@ class GrpcConnection(Connection):
         finally:
             self._session = None
             channel.close()
+
+    def _channel_to(self, netloc: str) -> Any:
+        options = [*_options(self._limits), *tls_options(self._tls)]
+        if self._credentials is None:
+            return grpc.insecure_channel(netloc, options=options)
+        return grpc.secure_channel(netloc, self._credentials, options=options)
 
     def _serve(self, stub: oip.Stub) -> str:
         metadata = stub.ServerMetadata(oip.ServerMetadataRequest(), timeout=GREETING_S)
@@ -140,15 +161,26 @@ class GrpcConnection(Connection):
         if code is grpc.StatusCode.UNIMPLEMENTED:
             what = "speaks gRPC, but not the Open Inference Protocol v2"
             return self._foreign(what)
-        said = None if self._ever_up else self._probe()
+        if self._tls is not None and not self._ever_up and refused(error.details() or ""):
+            return self._denied(f"no TLS with {netloc}: {error.details():.300}")
+        said = None if self._ever_up or self._tls is not None else self._probe()
+        if said and said.startswith(ALERT):
+            return self._denied(f"{netloc} wants TLS; give security=Tls(ca=…)")
         if said and not is_http2(said):
             what = "stays silent" if said is SILENT else f"answers {said!r}"
             return self._foreign(f"does not speak gRPC: it {what}")
-        if said is None and not self._ever_up:
+        if said is None and not self._ever_up and self._tls is None:
             self._lose(f"connection refused by {netloc}: nobody listens there yet")
         else:
-            self._lose(f"the connection to {netloc} was lost ({code.name}: {error.details():.300})")
+            lost = f"the connection to {netloc} was lost ({code.name}: {error.details():.300})"
+            self._lose(lost if self._ever_up else f"{lost}; {self._doubt()}")
         return True
+
+    def _doubt(self) -> str:
+        """What may be wrong with keys where the server just hangs up."""
+        if self._tls is None:
+            return "if it wants TLS, give security=Tls(ca=…)"
+        return "does it accept our certificate (signed by its ca, not expired)?"
 
     def _probe(self) -> bytes | None:
         found = [self._where] if self._where.numeric else resolve(self._where)
@@ -159,6 +191,10 @@ class GrpcConnection(Connection):
     def _foreign(self, what: str) -> bool:
         reason = f"{self._where.netloc} {what}; check host, port and scheme"
         self._lose(reason, ProtocolError(reason))
+        return False
+
+    def _denied(self, reason: str) -> bool:
+        self._lose(reason, SecurityError(reason))
         return False
 
     def _lose(self, reason: str, error: Exception | None = None) -> None:

@@ -15,7 +15,9 @@ from pantheon.transport.address import Address
 from pantheon.transport.base import Listener, Lost, Peer
 from pantheon.transport.grpc_peers import GrpcPeers
 from pantheon.transport.grpc_service import Servicer
+from pantheon.transport.grpc_tls import server_credentials
 from pantheon.transport.oip_messages import MAX_MESSAGE
+from pantheon.transport.security import Tls
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +34,15 @@ class GrpcListener(Listener):
     Args:
         address: where to bind; port 0 chooses a free one.
         limits: requests beyond ``max_request_bytes`` are refused.
+        tls: certificate and key; None for none.
 
     Raises:
+        ConfigError: certificates that cannot be read.
         TransportError: the address is in use or not this machine's.
     """
 
-    def __init__(self, address: Address, limits: Limits) -> None:
+    def __init__(self, address: Address, limits: Limits, tls: Tls | None = None) -> None:
+        credentials = None if tls is None else server_credentials(tls)
         self.malformed = 0
         self._peers = GrpcPeers()
         self._closed = False
@@ -47,7 +52,10 @@ class GrpcListener(Listener):
         )
         self._server.add_generic_rpc_handlers((oip.handlers(Servicer(self._peers, self._count)),))
         try:
-            port = self._server.add_insecure_port(address.netloc)
+            if credentials is None:
+                port = self._server.add_insecure_port(address.netloc)
+            else:
+                port = self._server.add_secure_port(address.netloc, credentials)
         except RuntimeError as error:
             self.close()
             raise TransportError(

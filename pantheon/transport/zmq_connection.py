@@ -15,7 +15,9 @@ from pantheon.errors import MismatchError, ProtocolError, UnknownHost
 from pantheon.messages import Goodbye, Limits, Message
 from pantheon.transport.address import Address
 from pantheon.transport.base import Connection, Event, Lost
+from pantheon.transport.keys import client_keys
 from pantheon.transport.lookup import SILENT, Lookup, is_zmtp, probe, resolve
+from pantheon.transport.security import Curve
 from pantheon.transport.zmq_link import WATCHED, Link
 from pantheon.transport.zmq_socket import (
     LINGER_S,
@@ -41,13 +43,18 @@ class ZmqConnection(Connection):
     Args:
         address: the teacher's.
         limits: replies beyond ``max_reply_bytes`` break the connection.
+        curve: keys; None for none.
+
+    Raises:
+        ConfigError: keys that cannot be read.
     """
 
-    def __init__(self, address: Address, limits: Limits) -> None:
+    def __init__(self, address: Address, limits: Limits, curve: Curve | None = None) -> None:
+        keys = None if curve is None else client_keys(curve)
         self.address = str(address)
         self._where = address
         self._max_bytes = limits.max_reply_bytes
-        self._link = Link(address.path or address.netloc)
+        self._link = Link(address.path or address.netloc, keyed=curve is not None)
         self._pending: deque[Event] = deque()
         self._lookup = Lookup()
         self._targets: list[Address] = []
@@ -56,6 +63,9 @@ class ZmqConnection(Connection):
         self._dead = self._closed = False
         self._socket = client_context().socket(zmq.DEALER)
         self._configure()
+        if keys is not None:
+            self._socket.curve_serverkey, self._socket.curve_publickey = keys[:2]
+            self._socket.curve_secretkey = keys[2]
         self._monitor = self._watch_socket()
         if address.path or address.numeric:
             self._aim([address])

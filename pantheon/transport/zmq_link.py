@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import zmq
 
-from pantheon.errors import ProtocolError
+from pantheon.errors import ProtocolError, SecurityError
 from pantheon.transport.base import Connected, Lost
 from pantheon.transport.zmq_socket import HANDSHAKE_S
 
@@ -35,6 +35,7 @@ class Link:
 
     Args:
         name: what to call the other side in messages.
+        keyed: whether this side uses keys.
 
     Attributes:
         up: the handshake is done and nothing was lost since.
@@ -43,6 +44,7 @@ class Link:
     """
 
     name: str
+    keyed: bool = False
     up: bool = False
     ever_up: bool = False
     suspect: bool = False
@@ -70,21 +72,44 @@ class Link:
         return self._failed(event, value, now)
 
     def _failed(self, event: int, value: int, now: float) -> Lost | None:
-        if event in (zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH):
-            what = "keys" if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH else "handshake"
-            return self.fatal(f"{self.name} refuses our {what} (ZMTP error {value:#x})")
+        if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            return self.denied(
+                f"{self.name} refuses our key (ZAP status {value}): it is not on the teacher's "
+                "allow-list; put the public key into its keys/clients folder"
+            )
+        if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            if value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
+                return self.denied(self._mechanisms())
+            return self.fatal(f"{self.name} refuses our handshake (ZMTP error {value:#x})")
         self._retry_by = now + RETRY_S
         if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
             self.suspect = not self._suspected
             self._suspected, self._shaking_since = True, None
             how = "is silent" if value == errno.EAGAIN else "hangs up"
-            return self.down(f"{self.name} accepts connections but {how} instead of shaking hands")
+            why = "; is its public key the one in our server.key?" if self.keyed else ""
+            return self.down(
+                f"{self.name} accepts connections but {how} instead of shaking hands{why}"
+            )
         # A disconnection: of a link that was up, or of one that never shook hands.
         was_up, self.up = self.up, False
         if not was_up:
             self.suspect = self.suspect or self._shaking_since is not None
         self._shaking_since = None
         return self.down(f"the connection to {self.name} was closed")
+
+    def _mechanisms(self) -> str:
+        if self.keyed:
+            return (
+                f"{self.name} uses no keys, but this student was given some; serve it with keys, "
+                "or leave out security= where the network is trusted"
+            )
+        return f"{self.name} lets in only clients with keys; give security=Curve('keys/')"
+
+    def denied(self, reason: str) -> Lost:
+        """`Lost` for good: one side does not let the other in."""
+        self.up = False
+        self._told = True
+        return Lost(reason, SecurityError(reason))
 
     def down(self, reason: str) -> Lost | None:
         """`Lost`, once in each period without a connection."""

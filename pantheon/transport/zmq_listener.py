@@ -17,7 +17,10 @@ from pantheon.errors import ConfigError, ProtocolError, TransportError, UnknownH
 from pantheon.messages import Limits, Message, Refused
 from pantheon.transport.address import Address
 from pantheon.transport.base import Listener, Lost, Peer
+from pantheon.transport.keys import clients_folder, server_keys
 from pantheon.transport.lookup import resolve
+from pantheon.transport.security import Curve
+from pantheon.transport.zap import DOMAIN, AllowList, Zap
 from pantheon.transport.zmq_socket import LOCAL_BUFFER, receive_frames, send_frames, set_options
 from pantheon.wire import pack, unpack
 
@@ -45,13 +48,16 @@ class ZmqListener(Listener):
     Args:
         address: where to bind; port 0 chooses a free one.
         limits: requests beyond ``max_request_bytes`` are refused.
+        curve: keys and allow-list; None lets everybody in who can reach it.
 
     Raises:
         TransportError: the address is in use or not this machine's.
         ConfigError: an ``ipc`` path is something else than a socket.
     """
 
-    def __init__(self, address: Address, limits: Limits) -> None:
+    def __init__(self, address: Address, limits: Limits, curve: Curve | None = None) -> None:
+        keys = None if curve is None else server_keys(curve)
+        allow = None if curve is None else AllowList(clients_folder(curve))
         self.malformed = 0
         self._max_bytes = limits.max_request_bytes
         self._pending: deque[tuple[Peer, Message | Lost]] = deque()
@@ -67,6 +73,13 @@ class ZmqListener(Listener):
         self._socket.setsockopt(zmq.SNDHWM, most)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.BACKLOG, BACKLOG)
+        self._zap: Zap | None = None
+        if keys is not None and allow is not None:
+            # Before the socket is bound: without a ZAP handler, CURVE lets any key in.
+            self._zap = Zap(self._context, allow)
+            self._socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
+            self._socket.curve_server = True
+            self._socket.curve_publickey, self._socket.curve_secretkey = keys
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         self._closed = False
         self._file: tuple[str, int] | None = None
@@ -101,8 +114,9 @@ class ZmqListener(Listener):
 
     @property
     def pollables(self) -> tuple[Any, ...]:
-        """The socket and its monitor."""
-        return (self._socket, self._monitor)
+        """The socket, its monitor, and who is asked about keys."""
+        zap = () if self._zap is None else (self._zap.socket,)
+        return (self._socket, self._monitor, *zap)
 
     def receive(self) -> tuple[Peer, Message | Lost] | None:
         """The next message and who sent it, or None when there is none now."""
@@ -125,12 +139,25 @@ class ZmqListener(Listener):
         except (ProtocolError, VersionMismatch) as error:
             self._refuse(peer, error)
             return None
+        if self._zap is not None and not self._permitted(peer, frames[0]):
+            return None
         if peer not in self._peers:
             if peer in self._gone:
                 # Its descriptor may be another peer's by now, which must not be taken for it.
                 return None
             self._meet(peer, frames[0])
         return peer, message
+
+    def _permitted(self, peer: bytes, frame: zmq.Frame) -> bool:
+        """Whether a peer's key is still on the allow-list; one whose key is not is left."""
+        assert self._zap is not None
+        name = frame.get("User-Id")
+        if self._zap.permits(name):
+            return True
+        if peer in self._peers:
+            logger.warning("%s: the key of client %r is no longer allowed", self.address, name)
+            self._lose(peer, self._peers[peer])
+        return False
 
     def _refuse(self, peer: bytes, error: Exception) -> None:
         self.malformed += 1
@@ -157,6 +184,8 @@ class ZmqListener(Listener):
         self._pending.append((peer, Lost("the student disconnected")))
 
     def _look_around(self) -> bool:
+        if self._zap is not None:
+            self._zap.turn()
         while (frames := receive_frames(self._monitor)) is not None:
             event, fd = struct.unpack("=hi", frames[0].bytes)
             if event == zmq.EVENT_ACCEPTED:
@@ -184,6 +213,8 @@ class ZmqListener(Listener):
         self._socket.disable_monitor()
         self._monitor.close(0)
         self._socket.close(int(LINGER_S * 1000))
+        if self._zap is not None:
+            self._zap.close()
         self._context.term()
 
 

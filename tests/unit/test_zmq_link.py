@@ -7,7 +7,7 @@ import errno
 import pytest
 import zmq
 
-from pantheon.errors import ProtocolError
+from pantheon.errors import ProtocolError, SecurityError
 from pantheon.transport import Connected, Lost
 from pantheon.transport.zmq_link import RETRY_S, SUSPECT_S, Link
 from pantheon.transport.zmq_socket import HANDSHAKE_S
@@ -51,7 +51,7 @@ def test_each_period_without_a_connection_is_told_once() -> None:
 def test_a_handshake_refused_for_good_is_fatal(event: int) -> None:
     _, heard = after(*REFUSED, *UP[:2], event)
     assert isinstance(heard[-1], Lost)
-    assert isinstance(heard[-1].error, ProtocolError)
+    assert isinstance(heard[-1].error, ProtocolError | SecurityError)
 
 
 @pytest.mark.parametrize("value", [errno.EAGAIN, errno.ECONNRESET, errno.EPIPE])

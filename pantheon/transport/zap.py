@@ -1,0 +1,131 @@
+"""ZAP (ZeroMQ RFC 27): the server's loop is asked who may come in, and looks at its allow-list."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import zmq
+from zmq.utils import z85
+
+from pantheon.errors import ConfigError
+from pantheon.transport.keys import allowed
+
+logger = logging.getLogger(__name__)
+
+ENDPOINT = "inproc://zeromq.zap.01"
+DOMAIN = b"pantheon"
+REFRESH_S = 1.0
+"""Seconds in which a change of the allow-list is noticed."""
+
+TURN = 64
+"""Questions that are answered before others are looked after."""
+
+
+class AllowList:
+    """The clients whose public keys are in a folder, read again when it changes.
+
+    Args:
+        folder: of ``NAME.key`` files.
+
+    Raises:
+        ConfigError: a file that holds no key.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: object = None
+        self._next = 0.0
+        self.names: Mapping[bytes, str] = {}
+        self._look(raising=True)
+
+    def refresh(self) -> None:
+        """Look whether the folder changed, at most every `REFRESH_S` seconds."""
+        if time.monotonic() >= self._next:
+            self._look(raising=False)
+
+    def _look(self, *, raising: bool) -> None:
+        self._next = time.monotonic() + REFRESH_S
+        try:
+            seen = sorted((p.name, p.stat().st_mtime_ns) for p in self._folder.glob("*.key"))
+            if seen == self._seen:
+                return
+            names = allowed(self._folder)
+        except (OSError, ConfigError) as error:
+            if raising:
+                raise
+            logger.error("the allow-list stays as it was: %s", error)
+            return
+        if self._seen is not None:
+            logger.info("the allow-list has changed: %d clients may come in", len(names))
+        self.names, self._seen = names, seen
+
+
+class Zap:
+    """Answers libzmq's questions about clients, in the thread that calls `turn`.
+
+    Args:
+        context: the server's; ZAP is per context, and has to be bound before the server is.
+        allow: who may come in.
+
+    Attributes:
+        denied: how many were not let in.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], allow: AllowList) -> None:
+        self.allow, self.denied = allow, 0
+        self.socket = context.socket(zmq.REP)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.bind(ENDPOINT)
+
+    def turn(self) -> None:
+        """Answer what is asked now."""
+        for _ in range(TURN):
+            try:
+                frames = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self.allow.refresh()
+            answer, name = decide(frames, self.allow.names)
+            self.denied += name is None
+            logger.log(
+                logging.INFO if name else logging.WARNING,
+                "%s from %s",
+                f"client {name!r}" if name else "refused a key that is not on the allow-list",
+                frames[3].decode(errors="replace")[:64] if len(frames) > 3 else "?",
+            )
+            self.socket.send_multipart(answer)
+
+    def permits(self, name: Any) -> bool:
+        """Whether a client that came in may still be here."""
+        self.allow.refresh()
+        return name in self.allow.names.values()
+
+    def close(self) -> None:
+        """Answer no more."""
+        self.socket.close(0)
+
+
+def decide(frames: Sequence[bytes], names: Mapping[bytes, str]) -> tuple[list[bytes], str | None]:
+    """The answer to a ZAP request, and the client's name if it may come in.
+
+    Args:
+        frames: version, request id, domain, address, identity, mechanism, credentials.
+        names: clients by public key in Z85.
+
+    Example:
+        >>> ask = [b"1.0", b"7", DOMAIN, b"127.0.0.1", b"", b"CURVE", bytes(32)]
+        >>> decide(ask, {z85.encode(bytes(32)): "ann"})[0][:5]
+        [b'1.0', b'7', b'200', b'OK', b'ann']
+        >>> decide(ask, {})[1] is None
+        True
+    """
+    number = frames[1] if len(frames) > 1 else b""
+    fits = len(frames) == 7 and frames[0] == b"1.0" and frames[5] == b"CURVE"
+    name = names.get(z85.encode(frames[6])) if fits and len(frames[6]) == 32 else None
+    if name is None:
+        return [b"1.0", number, b"400", b"not on the allow-list", b"", b""], None
+    return [b"1.0", number, b"200", b"OK", name.encode(), b""], name
