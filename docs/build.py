@@ -33,6 +33,7 @@ img {{ max-width: 100% }}
 </style>
 <nav><a href="index.html">Pantheon</a> · <a href="design.html">Design</a> ·
 <a href="configuration.html">Configuration</a> ·
+<a href="security.html">Security</a> ·
 <a href="coming-from-paddleslim.html">Coming from PaddleSlim</a> ·
 <a href="api/index.html">API</a></nav>
 {body}
