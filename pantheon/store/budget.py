@@ -57,4 +57,5 @@ class Budget:
         started = self._clock()
         found = self._fs.find(self._root, detail=True)
         self.used = sum(int(info["size"] or 0) for info in found.values())
-        self._again = self._clock() + _SHARE * (self._clock() - started)
+        now = self._clock()
+        self._again = now + _SHARE * (now - started)

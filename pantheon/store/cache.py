@@ -93,6 +93,7 @@ class KnowledgeCache:
         self._shards = Shards(self.folder, info)
         self._entries: dict[str, Entry] = {}
         self._listed = 0
+        self._unlisted = False
         self._table = PairTable()
         self._lock = threading.Lock()
 
@@ -180,8 +181,9 @@ class KnowledgeCache:
 
     def finish(self) -> None:
         """Bring the manifest up to date, so that the folder is a dump of what it holds."""
-        if self._entries:
+        if self._unlisted:
             write_manifest(self.folder, self.info, self._entries)
+            self._unlisted = False
 
     def close(self) -> None:
         """Let go of the files; reads that are under way finish."""
@@ -198,6 +200,7 @@ class KnowledgeCache:
         added = [(self._shards.add(e), e, pairs) for e, pairs in entries]
         found = [(n, *(pairs or self._shards.pairs(n))) for n, _, pairs in added]
         with self._lock:
+            self._unlisted |= bool(added)
             self._entries |= {e.shard: e for _, e, _ in added}
             self._listed += sum(self._listing(e) for _, e, _ in added)
             self._table = self._table.grown(found)
@@ -227,6 +230,7 @@ class KnowledgeCache:
             with self._lock:
                 self._table = self._table.without(number)
                 self._entries.pop(name, None)
+                self._unlisted = True
             self._remove(name)
             return True
         except OSError:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +17,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from pantheon.dataset import Ids
+from pantheon.errors import StoreError
 from pantheon.knowledge import Value
 from pantheon.ragged import Ragged
+from pantheon.store import verify
 from pantheon.topk import TopKLogits
 from student_client import KnowledgeLoader
 from teacher_server import Server, Teacher
+from tests.integration import cacher
+from tests.integration.programs import ROOT
 
 SIZE = 600
 BATCH = 50
@@ -111,3 +123,257 @@ def test_the_second_epoch_asks_no_teacher_and_is_the_same_to_the_bit(
     assert stats["cached"] == stats["stored"] == SIZE
     assert 0 < stats["cached_bytes"] == stats["bytes"] / 2
     assert stats["cache"] == "on"
+
+
+def test_another_student_and_a_later_stage_read_what_the_first_has_kept(
+    server: Server, tmp_path: Path
+) -> None:
+    with reading(server, tmp_path) as loader:
+        first = epoch(loader)
+    asked = server.stats().requests
+    with reading(server, tmp_path, batch_size=60, seed=8) as other:
+        assert same(first, epoch(other))
+    assert server.stats().requests == asked
+    (dump,) = tmp_path.glob("t/*")
+    assert verify(dump) == []
+    with KnowledgeLoader(Words(), 60, teachers={"t": str(dump)}) as offline:
+        assert same(first, epoch(offline))
+
+
+def test_a_break_keeps_what_came_until_then(server: Server, tmp_path: Path) -> None:
+    with reading(server, tmp_path, shuffle=False, request_rows=BATCH) as loader:
+        next(iter(loader))
+        batch = next(iter(loader))
+        stats = loader.stats().teachers["t"]
+    assert batch.ids.tolist() == list(range(BATCH))
+    assert stats.cached >= BATCH
+
+
+def test_every_view_is_kept_by_itself(server: Server, tmp_path: Path) -> None:
+    with reading(server, tmp_path, views=3) as loader:
+        epochs = [epoch(loader) for _ in range(3)]
+        asked = server.stats().requests
+        assert loader.stats().teachers["t"].cached == 0
+        assert same(epochs[0], epoch(loader))
+    assert server.stats().requests == asked
+    assert not same(epochs[0], epochs[1])
+
+
+def test_knowledge_of_another_revision_is_not_used_and_that_is_said_once(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with reading(server, tmp_path) as loader:
+        first = epoch(loader)
+    (old,) = tmp_path.glob("t/*")
+    with serving(2.0) as changed, reading(changed, tmp_path) as loader:
+        second = epoch(loader)
+        epoch(loader)
+        assert changed.stats().rows == SIZE
+    said = [r.getMessage() for r in caplog.records if "is not used" in r.getMessage()]
+    assert len(said) == 1
+    assert str(old) in said[0]
+    assert not same(first, second)
+    assert second[7][0][0, 0] == 2 * 7 - 3
+    asked = server.stats().requests
+    with reading(server, tmp_path) as loader:
+        assert same(first, epoch(loader))
+    assert server.stats().requests == asked
+
+
+def test_other_fields_are_kept_apart(server: Server, tmp_path: Path) -> None:
+    with reading(server, tmp_path, fields={"t": ["dense"]}) as loader:
+        few = [b.knowledge["dense"] for b in loader]
+    rows = server.stats().rows
+    with reading(server, tmp_path) as loader:
+        whole = [b.knowledge["dense"] for b in loader]
+    assert server.stats().rows == rows + SIZE
+    assert all(map(torch.equal, few, whole))
+    assert len(list(tmp_path.glob("t/*"))) == 2
+
+
+def size_of(path: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+
+
+def test_a_cache_keeps_to_its_bytes_and_what_is_in_it_is_used(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit = 60_000
+    options = {"cache_bytes": limit, "shuffle": False, "request_rows": BATCH}
+    with reading(server, tmp_path, **options) as loader:
+        first = epoch(loader)
+        asked = server.stats().requests
+        assert same(first, epoch(loader))
+        stats = loader.stats().teachers["t"]
+    assert stats.cache == "full"
+    assert 0 < stats.cached <= stats.stored < SIZE
+    assert limit / 2 < size_of(tmp_path) <= limit
+    assert server.stats().requests < 2 * asked
+    assert len([r for r in caplog.records if "is full" in r.getMessage()]) == 1
+
+
+def test_a_damaged_shard_is_asked_for_again(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with reading(server, tmp_path) as loader:
+        first = epoch(loader)
+    (shard,) = tmp_path.glob("t/*/shard-*.safetensors")
+    data = bytearray(shard.read_bytes())
+    data[-100] ^= 1
+    shard.write_bytes(data)
+    with reading(server, tmp_path) as loader:
+        assert same(first, epoch(loader))
+        asked = server.stats().requests
+        assert same(first, epoch(loader))
+    assert server.stats().requests == asked
+    assert "was altered" in caplog.text
+    assert verify(next(tmp_path.glob("t/*"))) == []
+
+
+def test_a_disk_that_fails_turns_the_cache_off_and_training_goes_on(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with reading(server, tmp_path) as loader:
+        batches = iter(loader)
+        next(batches)
+        monkeypatch.setattr(os, "link", full)
+        assert len(list(batches)) == SIZE // BATCH - 1
+        epoch(loader)
+        assert loader.stats().teachers["t"].cache == "off"
+    said = [r.getMessage() for r in caplog.records if "turned off" in r.getMessage()]
+    assert len(said) == 1
+    assert "no space left" in said[0]
+
+
+def test_a_path_that_is_no_folder_is_refused(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        reading(server, tmp_path / "file") as loader,
+        pytest.raises(StoreError, match="is a file, or lies in one; give a folder"),
+    ):
+        iter(loader)
+
+
+def test_what_the_student_does_to_its_batches_does_not_get_into_the_cache(
+    server: Server, tmp_path: Path
+) -> None:
+    with reading(server, tmp_path) as loader:
+        for batch in loader:
+            batch.knowledge["dense"].zero_()
+        assert epoch(loader)[5][0][0, 0] == 5 - 3
+        assert loader.stats().teachers["t"].cached == SIZE
+
+
+def test_a_teacher_that_takes_inputs_is_kept_by_the_students_ids(tmp_path: Path) -> None:
+    teacher = Teacher(Many(1.0).eval(), schema=SCHEMA, example=torch.zeros(1, 1))
+    with teacher.start("tcp://127.0.0.1:0") as server, reading(server, tmp_path) as loader:
+        first = epoch(loader)
+        asked = server.stats().requests
+        assert same(first, epoch(loader))
+        assert server.stats().requests == asked
+
+
+def test_a_teacher_without_a_revision_is_not_kept_unless_one_is_stated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    named = Teacher(ids_teacher, Ids(SIZE), schema={"y": "float32"}, revision="1")
+    with (
+        named.start("tcp://127.0.0.1:0") as server,
+        KnowledgeLoader(
+            Ids(SIZE), BATCH, teachers={"t": server.addresses[0]}, cache=tmp_path
+        ) as loader,
+    ):
+        assert len(list(loader)) == SIZE // BATCH
+        assert loader.stats().teachers["t"].cache == ""
+    assert "state it with dataset_fingerprint=" in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
+def ids_teacher(ids: Tensor) -> Tensor:
+    """What the programs in processes of their own expect."""
+    return cacher.truth(ids)
+
+
+@pytest.fixture
+def plain() -> Iterator[str]:
+    """The address of the teacher that those programs ask."""
+    teacher = Teacher(
+        ids_teacher,
+        Ids(cacher.SIZE),
+        schema={"y": "float32"},
+        revision="1",
+        dataset_fingerprint="ids",
+    )
+    with teacher.start("tcp://127.0.0.1:0") as server:
+        yield server.addresses[0]
+
+
+def students(address: str, cache: Path, **order: Any) -> list[dict[str, Any]]:
+    """Run the program; its lines."""
+    arguments = json.dumps({"address": address, "cache": str(cache)} | order)
+    command = [sys.executable, "-m", "tests.integration.cacher", arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=55)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_student_killed_at_any_step_leaves_nothing_torn_or_wrong(
+    plain: str, tmp_path: Path
+) -> None:
+    lines = students(plain, tmp_path, kill=True)
+    *killed, last = lines
+    assert len(killed) > 20
+    assert all(k["status"] == -signal.SIGKILL for k in killed)
+    assert last["status"] == 0
+    for line in lines:
+        assert line["torn"]["wrong"] == line["whole"]["wrong"] == []
+        assert line["again"] == 0
+        assert line["resumed"]["rows"] == cacher.SIZE
+        assert line["resumed"]["cached"] == line["torn"]["rows"]
+        assert line["whole"] == {"rows": cacher.SIZE, "wrong": [], "hidden": 0, "manifest": True}
+    assert {k["torn"]["rows"] for k in killed} == {0, cacher.SIZE // 2, cacher.SIZE}
+
+
+def test_two_students_at_once_share_a_cache(plain: str, tmp_path: Path) -> None:
+    both = [{"shuffle": True, "seed": 1}, {"shuffle": True, "seed": 2}]
+    assert [s["status"] for s in students(plain, tmp_path, students=both)] == [0, 0]
+    (third,) = students(plain, tmp_path, students=[{"shuffle": True, "seed": 3}])
+    assert third["cached"] == third["rows"] == cacher.SIZE
+    assert verify(next(tmp_path.glob("t/*"))) == []
+
+
+def test_ranks_read_what_the_others_have_kept(plain: str, tmp_path: Path) -> None:
+    ranks = [{"shuffle": True, "rank": r, "world": 2} for r in range(2)]
+    first = students(plain, tmp_path, students=ranks)
+    assert [s["cached"] for s in first] == [0, 0]
+    second = students(plain, tmp_path, students=[r | {"epoch": 1} for r in ranks])
+    assert [s["cached"] for s in second] == [cacher.SIZE // 2] * 2
+
+
+FULL = """
+mount -t tmpfs -o size=32k pantheon-test "$1"
+exec "$2" -m tests.integration.cacher "$3"
+"""
+
+
+def test_a_full_disk_turns_the_cache_off_and_training_goes_on(plain: str, tmp_path: Path) -> None:
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "-Urm", "true"], check=False).returncode:
+        pytest.skip("mounting a small file system is not permitted here")
+    order = json.dumps({"address": plain, "cache": str(tmp_path / "cache"), "students": [{}]})
+    command = [unshare, "-Urm", "sh", "-ec", FULL, "sh", str(tmp_path), sys.executable, order]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout)
+    assert line["status"] == 0
+    assert line["rows"] == cacher.SIZE
+    assert line["cache"] == "off"
+    assert line["stored"] == cacher.SIZE // 2
+    assert "no space left while writing" in done.stderr

@@ -501,3 +501,31 @@ def test_a_resume_at_the_end_has_nothing_to_do():
 def test_a_ledger_that_cannot_be_says_why(options, named):
     with pytest.raises(ConfigError, match=named):
         ledger(teachers=(), **({"row_bytes": {"t": ROW}} | options))
+
+
+def test_what_is_diverted_costs_the_replica_neither_credit_nor_reputation() -> None:
+    ledger = Ledger(
+        rows=8, batch=4, request=4, row_bytes={"t": 4}, window_bytes=64, max_requests=1, lease=30.0
+    )
+    ledger.join("t", "a")
+    (given,) = ledger.dispatch(0.0)
+    aside = ledger.divert(given.lease, "cache")
+    assert (aside.replica, aside.start, aside.stop) == ("cache", 0, 4)
+    assert not ledger.accept(given.lease, 16)
+    (second,) = ledger.dispatch(0.0)
+    assert (second.replica, second.start) == ("a", 4)
+    assert ledger.leave("t", "a") == (1,)
+    assert ledger.accept(aside.lease, 16)
+    assert ledger.ready() == 4
+
+
+def test_what_is_diverted_is_given_to_a_replica_when_nothing_comes_of_it() -> None:
+    ledger = Ledger(rows=8, batch=4, request=4, row_bytes={"t": 4}, window_bytes=64, lease=30.0)
+    ledger.join("t", "a")
+    first, second = ledger.dispatch(0.0)
+    declined = ledger.divert(first.lease, "cache")
+    expired = ledger.divert(second.lease, "cache")
+    ledger.decline(declined.lease, 1.0)
+    assert [(a.replica, a.start) for a in ledger.dispatch(1.0)] == [("a", 0)]
+    assert ledger.expire(30.0) == [expired]
+    assert [(a.replica, a.start) for a in ledger.dispatch(30.0)] == [("a", 4)]

@@ -1,0 +1,186 @@
+"""The parts of a cache: arranged answers, a growing table, a budget, a folder that many share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pantheon.errors import RevisionMismatch, SchemaError
+from pantheon.schema import FieldSpec, KnowledgeSchema
+from pantheon.store import DumpInfo, KnowledgeReader, KnowledgeWriter
+from pantheon.store.arranged import Answer, arrange
+from pantheon.store.budget import Budget
+from pantheon.store.cache import KnowledgeCache, cache_folder
+from pantheon.store.table import PairTable
+
+SCHEMA = KnowledgeSchema(
+    (
+        FieldSpec("y", "float32", (2,)),
+        FieldSpec("words", "float32", (3,), "topk:2@1", ragged="words"),
+    )
+)
+INFO = DumpInfo(SCHEMA, "r1", "d", 100)
+
+
+def answer(ids: list[int], view: int = 0) -> Answer:
+    """What the teacher says of some samples: everything about a sample follows from its pair."""
+    n = np.array(ids, np.int64)
+    lengths = torch.from_numpy(n % 3)
+    values = torch.from_numpy(n).float() + 1000 * view
+    packed = values.repeat_interleave(lengths)[:, None]
+    words = [lengths, packed.expand(-1, 2), packed.int().expand(-1, 2), packed]
+    return Answer(n, np.full(len(n), view, np.int64), [*words, values[:, None].expand(-1, 2)])
+
+
+pairs = st.tuples(st.integers(0, 20), st.integers(0, 2))
+
+
+@given(st.lists(st.lists(pairs, max_size=8), min_size=1, max_size=4), st.sets(pairs))
+def test_arranged_answers_hold_each_pair_once_with_its_own_values(
+    given: list[list[tuple[int, int]]], unwanted: set[tuple[int, int]]
+) -> None:
+    def wanted(ids: np.ndarray, views: np.ndarray) -> np.ndarray:
+        return np.array([(i, v) not in unwanted for i, v in zip(ids, views, strict=True)], bool)
+
+    answers = [answer([i for i, w in some if w == v], v) for some in given for v in range(3)]
+    found = arrange(SCHEMA, answers, wanted)
+    held = list(zip(found.ids.tolist(), found.views.tolist(), strict=True))
+    assert held == sorted({p for some in given for p in some} - unwanted)
+    whole = [answer([i], v) for i, v in held]
+    for at, part in enumerate(found.parts):
+        assert torch.equal(part, torch.cat([p.parts[at] for p in whole] or [part[:0]]))
+
+
+def test_lengths_that_are_not_those_of_the_rows_are_refused() -> None:
+    wrong = answer([1, 2])
+    parts = [torch.tensor([1, -1]), *wrong.parts[1:]]
+    with pytest.raises(SchemaError, match="add up to 0; expected 3"):
+        arrange(SCHEMA, [Answer(wrong.ids, wrong.views, parts)])
+
+
+@given(st.lists(st.lists(pairs, max_size=10, unique=True), max_size=5), st.integers(0, 4))
+def test_a_table_finds_each_pair_where_it_was_first(
+    shards: list[list[tuple[int, int]]], removed: int
+) -> None:
+    table = PairTable()
+    for number, held in enumerate(shards):
+        ids, views = np.array(held, np.int64).reshape(-1, 2).T
+        table = table.grown([(number, ids, views)])
+    table = table.without(removed)
+    for pair in {p for held in shards for p in held}:
+        homes = [(n, held.index(pair)) for n, held in enumerate(shards) if pair in held]
+        shard, row = table.find(*(np.array([x], np.int64) for x in pair))
+        # What a removed shard held first is asked for again, even if another has it too.
+        expected = homes[0] if homes[0][0] != removed else (-1, -1)
+        assert (shard[0], row[0]) == expected
+    assert table.find(np.array([99]), np.array([0]))[0].tolist() == [-1]
+
+
+def test_a_budget_counts_what_it_gave_and_what_others_have_written(tmp_path: Path) -> None:
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 1.0
+        return now[0]
+
+    budget = Budget(fsspec.filesystem("file"), str(tmp_path), 100, clock=clock)
+    assert budget.take(40)
+    assert not budget.take(50, spare=20)
+    assert budget.take(50)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_bytes(bytes(80))
+    # Looking took a second, so that it is not done again for twenty.
+    assert budget.used == 90
+    now[0] += 20
+    assert not budget.take(30)
+    assert budget.take(20)
+
+
+def cache(path: Path, info: DumpInfo = INFO) -> KnowledgeCache:
+    found = KnowledgeCache(path, "t", info)
+    found.open()
+    return found
+
+
+def read(found: KnowledgeCache, ids: list[int], view: int = 0) -> list[torch.Tensor] | None:
+    n = np.array(ids, np.int64)
+    where = found.find(n, np.full(len(n), view, np.int64))
+    return None if where is None else found.read(where)
+
+
+def same(parts: list[torch.Tensor] | None, wanted: Answer) -> bool:
+    return parts is not None and all(map(torch.equal, parts, wanted.parts))
+
+
+def test_what_was_written_is_read_by_this_and_by_other_processes(tmp_path: Path) -> None:
+    one, two = cache(tmp_path), cache(tmp_path)
+    assert one.write([answer([7, 3, 5]), answer([4, 3], 1)]) == 5
+    assert same(read(one, [3, 7, 3]), answer([3, 7, 3]))
+    assert read(one, [3, 4]) is None
+    assert read(two, [3]) is None
+    two.refresh()
+    assert same(read(two, [4], 1), answer([4], 1))
+    assert two.write([answer([7, 8])]) == 1
+    one.refresh()
+    assert same(read(one, [8, 5, 7]), answer([8, 5, 7]))
+
+
+def test_a_finished_cache_is_a_dump_of_what_it_holds(tmp_path: Path) -> None:
+    found = cache(tmp_path)
+    for start in (0, 10, 20):
+        found.write([answer(list(range(start, start + 7)))])
+    found.finish()
+    with KnowledgeReader(cache_folder(tmp_path, "t", INFO)) as reader:
+        assert reader.ids.tolist() == [i for i in range(27) if i % 10 < 7]
+        assert same(reader.read(np.array([21, 3])), answer([21, 3]))
+
+
+def test_a_shard_without_an_entry_is_taken_in_and_one_cut_short_is_made_again(
+    tmp_path: Path,
+) -> None:
+    found = cache(tmp_path)
+    found.write([answer([1, 2])])
+    found.write([answer([3, 4])])
+    folder = Path(cache_folder(tmp_path, "t", INFO))
+    first, second = sorted(folder.glob("*.safetensors"))
+    first.with_suffix(".json").unlink()
+    os.truncate(second, 100)
+    again = cache(tmp_path)
+    assert same(read(again, [2]), answer([2]))
+    assert read(again, [4]) is None
+    assert again.write([answer([3, 4])]) == 2
+    again.finish()
+    assert same(read(again, [2, 4]), answer([2, 4]))
+
+
+def test_a_shard_that_vanished_is_asked_for_again(tmp_path: Path) -> None:
+    found = cache(tmp_path)
+    found.write([answer([1, 2])])
+    for shard in Path(cache_folder(tmp_path, "t", INFO)).glob("*.safetensors"):
+        shard.unlink()
+    assert read(found, [1]) is None
+    assert found.write([answer([1, 2])]) == 2
+    assert same(read(found, [1]), answer([1]))
+
+
+def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
+    other = DumpInfo(SCHEMA, "r2", "d", 100)
+    writer = KnowledgeWriter(cache_folder(tmp_path, "t", INFO), other)
+    one = answer([1])
+    writer.write(one.ids, one.views, [one.parts])
+    with pytest.raises(RevisionMismatch, match="this teacher"):
+        cache(tmp_path)
+
+
+def test_names_that_are_no_file_names_get_folders_of_their_own() -> None:
+    names = ["a/b", "a_b", "..", "", "é" * 300, "é" * 301]
+    folders = {cache_folder("/c", name, INFO) for name in names}
+    assert len(folders) == len(names)
+    assert all(f.count("/") == 3 and ".." not in f and len(f) < 200 for f in folders)
