@@ -2,7 +2,14 @@
 
 The first frame is ``b"PNTN"``, one byte with the version of this framing, and a msgpack map that
 says what the message is and describes the frames that follow: int64 ids and views, then tensors,
-each little-endian in C order. Nothing is copied either way, nothing is allocated from a claimed
+each little-endian in C order.
+
+A message may be sealed. Its first frame then begins with ``b"PNTS"``, the version, and the xxh3_64
+of these and of the map; the map has the xxh3_64 of the frames that follow, where the message has no
+digest of its own. So a bit that turned over on the way is found wherever it is, and cannot make a
+sealed message one that is not. A seal is no defence against people; keys are.
+
+Nothing is copied either way, nothing is allocated from a claimed
 size, and nothing but plain values is ever decoded.
 """
 
@@ -12,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgpack
+import xxhash
 
 from pantheon.errors import ProtocolError, VersionMismatch
 from pantheon.messages import Buffer, Message
@@ -19,16 +27,22 @@ from pantheon.wire_fields import INT64, MAX_LIST, MAX_TEXT
 from pantheon.wire_messages import MAX_FRAMES, describe, restore
 
 MAGIC = b"PNTN"
+SEALED = b"PNTS"
 FRAMING = 1
 """Version of the framing itself; what is said inside it is negotiated by `Hello.protocol`."""
 
 MAX_HEADER = 1 << 20
 
 _PREFIX = MAGIC + bytes([FRAMING])
+_SEALED_PREFIX = SEALED + bytes([FRAMING])
+_SEAL_BYTES = 8
 
 
-def pack(message: Message) -> list[Buffer]:
+def pack(message: Message, *, sealed: bool = False) -> list[Buffer]:
     """The frames of a message: a header, then payloads that share the message's memory.
+
+    Args:
+        sealed: have the receiver find out if a bit turned over on the way.
 
     Raises:
         ProtocolError: a message that no receiver would accept.
@@ -39,7 +53,14 @@ def pack(message: Message) -> list[Buffer]:
         Cancel(requests=(1, 2))
     """
     body, payloads = describe(message)
-    header = _PREFIX + msgpack.packb(body)
+    if sealed:
+        if payloads and body.get("digest") is None:
+            body["seal"] = _digest(payloads)
+        packed = msgpack.packb(body)
+        seal = _digest([_SEALED_PREFIX, packed]).to_bytes(_SEAL_BYTES, "little")
+        header = _SEALED_PREFIX + seal + packed
+    else:
+        header = _PREFIX + msgpack.packb(body)
     if len(header) > MAX_HEADER or len(payloads) >= MAX_FRAMES:
         raise ProtocolError(
             f"{body['kind']}: a header of {len(header)} bytes and {len(payloads)} payloads exceeds "
@@ -64,26 +85,61 @@ def unpack(frames: Sequence[Buffer], max_bytes: int = INT64) -> Message:
     size = sum(memoryview(f).nbytes for f in frames[1:])
     if size > max_bytes:
         raise ProtocolError(f"a message carries {size} bytes; at most {max_bytes} are accepted")
-    return restore(_header(frames[0]), frames[1:])
+    packed = _open(memoryview(frames[0]))
+    body = _header(packed)
+    seal = body.get("seal")
+    if seal is not None and seal != _digest(frames[1:]):
+        raise Damaged("a sealed message's payload is not what was sent")
+    return restore(body, frames[1:])
 
 
-def _header(frame: Buffer) -> dict[str, Any]:
-    view = memoryview(frame)
+class Damaged(ProtocolError):
+    """A sealed message is not what was sent."""
+
+
+def is_sealed(frame: Buffer) -> bool:
+    """Whether a first frame says that its message is sealed.
+
+    >>> from pantheon.messages import Goodbye
+    >>> is_sealed(pack(Goodbye(""), sealed=True)[0]), is_sealed(pack(Goodbye(""))[0])
+    (True, False)
+    """
+    return bytes(memoryview(frame)[: len(SEALED)]) == SEALED
+
+
+def _digest(frames: Sequence[Buffer]) -> int:
+    state = xxhash.xxh3_64()
+    for frame in frames:
+        state.update(frame)
+    return int(state.intdigest())
+
+
+def _open(view: memoryview) -> memoryview:
+    """The msgpack map of a header, whose prefix, and seal if it has one, are right."""
     if view.nbytes > MAX_HEADER:
         raise ProtocolError(f"a header has {view.nbytes} bytes; at most {MAX_HEADER} are accepted")
     prefix = bytes(view[: len(_PREFIX)])
-    if prefix[: len(MAGIC)] != MAGIC or len(prefix) < len(_PREFIX):
+    if prefix[: len(MAGIC)] not in (MAGIC, SEALED) or len(prefix) < len(_PREFIX):
         raise ProtocolError(
             f"not a Pantheon message: it begins with {prefix!r}, expected {MAGIC!r}"
         )
-    if prefix != _PREFIX:
+    packed = view[len(_PREFIX) :]
+    if is_sealed(prefix):
+        seal, packed = packed[:_SEAL_BYTES], packed[_SEAL_BYTES:]
+        if int.from_bytes(seal, "little") != _digest([prefix, packed]):
+            raise Damaged("a sealed message's header is not what was sent")
+    if prefix[-1] != FRAMING:
         raise VersionMismatch(
             f"the other side frames its messages in version {prefix[-1]}, this one in {FRAMING}; "
             "install the same release of pantheon on both"
         )
+    return packed
+
+
+def _header(packed: memoryview) -> dict[str, Any]:
     try:
         body = msgpack.unpackb(
-            view[len(_PREFIX) :],
+            packed,
             strict_map_key=True,
             max_str_len=MAX_TEXT * 4,
             max_bin_len=0,

@@ -285,6 +285,10 @@ class Fleet:
         who = f"teacher {replica.teacher!r} at {replica.address}"
         if refused.code == "protocol":
             raise ProtocolError(f"{who} cannot read what this student says: {refused.message}")
+        if refused.code == "damaged":
+            self._drop(replica, f"the way damaged a message: {refused.message}", crashed=True)
+            replica.retry_at = self.clock() + RETRY_S
+            return
         error = refused_hello(replica.teacher, replica.address, refused)
         if error is not None:
             raise error

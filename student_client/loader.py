@@ -67,7 +67,7 @@ class KnowledgeLoader:
         fields: by teacher, the fields to ask for; all by default.
         dataset_fingerprint: states the dataset's fingerprint instead of computing it.
         revision: by teacher, the revision it has to have.
-        integrity: checksum payloads; None over plain connections between hosts only.
+        integrity: checksum what is sent; None over plain connections between hosts only.
         security: our keys (`Curve`, `Tls`) for all teachers, or by teacher.
         verify: fraction of the requests that two replicas are asked, to find those that disagree.
         tolerance: absolute difference of two such answers that is only counted and logged; a

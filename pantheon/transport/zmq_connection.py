@@ -12,9 +12,9 @@ from typing import Any
 import zmq
 
 from pantheon.errors import MismatchError, ProtocolError, UnknownHost
-from pantheon.messages import Goodbye, Limits, Message
+from pantheon.messages import Goodbye, Hello, Limits, Message
 from pantheon.transport.address import Address
-from pantheon.transport.base import Connection, Event, Lost
+from pantheon.transport.base import Connected, Connection, Event, Lost
 from pantheon.transport.keys import client_keys
 from pantheon.transport.lookup import SILENT, Lookup, is_zmtp, probe, resolve
 from pantheon.transport.security import Curve
@@ -60,7 +60,7 @@ class ZmqConnection(Connection):
         self._targets: list[Address] = []
         self._target = 0
         self._round_after = 0.0
-        self._dead = self._closed = False
+        self._dead = self._closed = self._sealed = False
         self._socket = client_context().socket(zmq.DEALER)
         self._configure()
         if keys is not None:
@@ -94,7 +94,9 @@ class ZmqConnection(Connection):
 
     def send(self, message: Message) -> bool:
         """Hand a message over without blocking; False when the other side is not there."""
-        return self._link.up and send_frames(self._socket, pack(message))
+        if isinstance(message, Hello):
+            self._sealed = message.integrity
+        return self._link.up and send_frames(self._socket, pack(message, sealed=self._sealed))
 
     def receive(self) -> Event | None:
         """The next event, or None when there is none now. Never blocks."""
@@ -113,6 +115,10 @@ class ZmqConnection(Connection):
             return unpack([f.buffer for f in frames], self._max_bytes)
         except (ProtocolError, MismatchError) as error:
             reason = f"{self._link.name} sent what cannot be read: {error}"
+            if self._sealed:
+                # It was right when it was sent: greet the teacher anew, and ask again.
+                self._pending.append(Connected())
+                return Lost(reason)
             return self._die(Lost(reason, type(error)(reason)))
 
     def _look_around(self) -> bool:

@@ -80,7 +80,8 @@ class Link:
         if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             if value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
                 return self.denied(self._mechanisms())
-            return self.fatal(f"{self.name} refuses our handshake (ZMTP error {value:#x})")
+            if not self.ever_up:
+                return self.fatal(f"{self.name} refuses our handshake (ZMTP error {value:#x})")
         self._retry_by = now + RETRY_S
         if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
             self.suspect = not self._suspected

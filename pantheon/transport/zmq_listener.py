@@ -22,7 +22,7 @@ from pantheon.transport.lookup import resolve
 from pantheon.transport.security import Curve
 from pantheon.transport.zap import DOMAIN, AllowList, Zap
 from pantheon.transport.zmq_socket import LOCAL_BUFFER, receive_frames, send_frames, set_options
-from pantheon.wire import pack, unpack
+from pantheon.wire import Damaged, is_sealed, pack, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,7 @@ class ZmqListener(Listener):
         self._peers: dict[bytes, int] = {}
         self._by_fd: dict[int, bytes] = {}
         self._open: set[int] = set()
+        self._sealed: set[bytes] = set()
         self._gone: deque[bytes] = deque(maxlen=REMEMBERED)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -146,6 +147,8 @@ class ZmqListener(Listener):
                 # Its descriptor may be another peer's by now, which must not be taken for it.
                 return None
             self._meet(peer, frames[0])
+        if peer in self._peers and is_sealed(frames[1].buffer):
+            self._sealed.add(peer)
         return peer, message
 
     def _permitted(self, peer: bytes, frame: zmq.Frame) -> bool:
@@ -163,7 +166,9 @@ class ZmqListener(Listener):
         self.malformed += 1
         logger.warning("%s: refused a malformed message: %s", self.address, error)
         code = "version" if isinstance(error, VersionMismatch) else "protocol"
-        send_frames(self._socket, [peer, *pack(Refused(None, code, str(error)))])
+        if peer in self._sealed or isinstance(error, Damaged):
+            code = "damaged"
+        self._send(peer, Refused(None, code, str(error)))
 
     def _meet(self, peer: bytes, frame: zmq.Frame) -> None:
         """Note on which descriptor a new peer came, so that its end is noticed.
@@ -180,6 +185,7 @@ class ZmqListener(Listener):
 
     def _lose(self, peer: bytes, fd: int) -> None:
         del self._peers[peer], self._by_fd[fd]
+        self._sealed.discard(peer)
         self._gone.append(peer)
         self._pending.append((peer, Lost("the student disconnected")))
 
@@ -201,7 +207,10 @@ class ZmqListener(Listener):
         # libzmq reports a loss a moment before it stops queueing for the peer.
         if self._closed or not isinstance(peer, bytes) or peer not in self._peers:
             return False
-        return send_frames(self._socket, [peer, *pack(message)])
+        return self._send(peer, message)
+
+    def _send(self, peer: bytes, message: Message) -> bool:
+        return send_frames(self._socket, [peer, *pack(message, sealed=peer in self._sealed)])
 
     def close(self) -> None:
         """Stop listening and free the address; replies have `LINGER_S` seconds to leave."""

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from pantheon.transport import Curve
 from teacher_server import serve
 from tests.chaos.lessons import teacher
 
@@ -30,8 +31,9 @@ def replica(order: dict[str, Any]) -> None:
         said = json.dumps({"pid": os.getpid(), "address": addresses[0]})
         os.write(1, f"{said}\n".encode())
 
-    address = order.pop("address")
-    serve({"": teacher(**order)}, address, insecure=True, ready=ready)
+    address, keys = order.pop("address"), order.pop("keys", None)
+    security = None if keys is None else Curve(keys)
+    serve({"": teacher(**order)}, address, insecure=True, security=security, ready=ready)
 
 
 def fork(order: dict[str, Any]) -> None:

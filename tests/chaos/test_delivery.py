@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -43,8 +44,10 @@ def epochs(
     calm = dict(zip(addresses, (minus, minus, plus, plus), strict=True))
     connect = module.connect
 
-    def connect_badly(address: str) -> Connection:
-        faulty.append(Faulty(connect(address), faults, calm[address], seed * 100 + len(faulty)))
+    def connect_badly(address: str, **options: Any) -> Connection:
+        faulty.append(
+            Faulty(connect(address, **options), faults, calm[address], seed * 100 + len(faulty))
+        )
         return faulty[-1]
 
     monkeypatch.setattr(module, "connect", connect_badly)

@@ -1,29 +1,39 @@
-"""A bad network between student and teachers: late, cut and silent bytes change nothing."""
+"""A bad network between student and teachers: late, cut, silent, damaged bytes change nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pantheon.transport import parse_address
+from pantheon.transport import Curve, parse_address
+from pantheon.transport.keys import generate
 from tests.chaos.lessons import Lesson, learn
 from tests.chaos.processes import Crew, Nursery
-from tests.chaos.proxy import Proxy
-from tests.chaos.script import at
+from tests.chaos.proxy import Proxy, Weather
+from tests.chaos.script import Act, at
 from tests.chaos.test_replicas import PACE_S, same
 
 
-@pytest.fixture
-def proxies(nursery: Nursery) -> Iterator[list[Proxy]]:
+@contextmanager
+def behind_proxies(nursery: Nursery, **order: Any) -> Iterator[list[Proxy]]:
     """Three replicas, each behind a proxy of its own."""
-    with Crew(nursery, 3, pace=PACE_S) as crew, ExitStack() as stack:
+    with Crew(nursery, 3, pace=PACE_S, **order) as crew, ExitStack() as stack:
         crew.start()
         yield [
             stack.enter_context(Proxy(parse_address(address).port, seed))
             for seed, address in enumerate(crew.addresses)
         ]
+
+
+@pytest.fixture
+def proxies(nursery: Nursery) -> Iterator[list[Proxy]]:
+    """Those of teachers without keys."""
+    with behind_proxies(nursery) as made:
+        yield made
 
 
 def addresses(proxies: list[Proxy]) -> list[str]:
@@ -67,3 +77,37 @@ def test_a_replica_that_was_a_black_hole_from_the_start_is_not_waited_for(
 ) -> None:
     proxies[2].hole()
     same(learn(addresses(proxies), 2), calm)
+
+
+def damage(proxies: list[Proxy], flips: int) -> Act:
+    """Has each proxy turn over some bits from then on."""
+
+    def begin() -> None:
+        for proxy in proxies:
+            proxy.weather = Weather(flip=0.02, flips=flips)
+
+    return begin
+
+
+MORE = [3, pytest.param(10, marks=pytest.mark.chaos)]
+
+
+@pytest.mark.parametrize("flips", MORE)
+def test_damaged_bytes_change_nothing(proxies: list[Proxy], calm: Lesson, flips: int) -> None:
+    acts = {10: damage(proxies, flips)}
+    lesson = learn(addresses(proxies), 2, at(acts), integrity=True)
+    same(lesson, calm)
+    assert sum(p.flipped for p in proxies) >= 3
+
+
+@pytest.mark.parametrize("flips", MORE)
+def test_damaged_bytes_change_nothing_under_keys(
+    nursery: Nursery, calm: Lesson, tmp_path: Path, flips: int
+) -> None:
+    generate(tmp_path)
+    with behind_proxies(nursery, keys=str(tmp_path)) as proxies:
+        acts = {10: damage(proxies, flips)}
+        lesson = learn(addresses(proxies), 2, at(acts), security=Curve(tmp_path))
+        same(lesson, calm)
+        assert sum(p.flipped for p in proxies) >= 3
+        assert lesson.stats["teachers"]["expert"]["losses"] > 0

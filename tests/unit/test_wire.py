@@ -26,7 +26,7 @@ from pantheon.messages import (
     Welcome,
 )
 from pantheon.schema import DTYPES, FieldSpec, KnowledgeSchema
-from pantheon.wire import MAGIC, MAX_HEADER, pack, unpack
+from pantheon.wire import MAGIC, MAX_HEADER, SEALED, Damaged, pack, unpack
 from pantheon.wire_messages import describe, restore
 
 numbers = st.integers(0, (1 << 63) - 1)
@@ -290,3 +290,29 @@ def test_any_text_of_an_exception_can_be_sent() -> None:
     message = unpack(pack(Refused(1, "error", "\udcff" + "x" * 1_000_000)))
     assert isinstance(message, Refused)
     assert len(message.message) < 100_000
+
+
+@given(messages)
+def test_a_sealed_message_comes_back(message: Message) -> None:
+    assert comparable(unpack(pack(message, sealed=True))) == comparable(message)
+
+
+@given(messages.filter(lambda m: not isinstance(m, Scored)), st.data())
+def test_a_bit_that_turns_over_in_a_sealed_message_is_found(
+    message: Message, data: st.DataObject
+) -> None:
+    frames = [bytearray(f) for f in pack(message, sealed=True)]
+    frame = data.draw(st.sampled_from([f for f in frames if f]))
+    frame[data.draw(st.integers(0, len(frame) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(ProtocolError):
+        unpack(frames)
+
+
+def test_a_seal_covers_what_an_answers_digest_does_not() -> None:
+    scored = Scored(7, "r", 1, (RawTensor("uint8", (3,), b"abc"),), digest=5)
+    header, payload = (bytearray(f) for f in pack(scored, sealed=True))
+    for at in range(len(SEALED), len(header)):
+        wrong = bytearray(header)
+        wrong[at] ^= 1
+        with pytest.raises(Damaged):
+            unpack([wrong, payload])
