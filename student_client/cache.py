@@ -18,6 +18,7 @@ from pantheon.ledger import Assignment
 from pantheon.messages import RawTensor
 from pantheon.store.arranged import Answer
 from pantheon.store.cache import Found, KnowledgeCache
+from pantheon.store.folder import Folder
 from pantheon.store.manifest import DumpInfo
 from pantheon.store.pairs import Ids
 from pantheon.transport.wake import Wake
@@ -57,14 +58,16 @@ class Caches:
     Args:
         path: a folder at any fsspec path; None keeps nothing.
         limit: bytes that everything in it may take; None for no bound.
-        online: the teachers to keep.
+
+    Raises:
+        StoreError: no file system reads the path.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str] | None, limit: int | None, online: frozenset[str]
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None, limit: int | None) -> None:
+        if path is not None:
+            # Raises at once where no file system reads such a path.
+            Folder(path)
         self._path, self._limit = path, limit
-        self._online = online if path is not None else frozenset()
         self._writers: dict[str, CacheWriter] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._read: queue.SimpleQueue[Read] = queue.SimpleQueue()
@@ -81,16 +84,16 @@ class Caches:
         """Begin with the teachers' caches, once they are known.
 
         Args:
+            teachers: those to keep.
             dataset, size: the student's own dataset's, None where it has none.
         """
-        if not self._online:
+        if self._path is None or not teachers:
             return
-        for name in sorted(self._online):
-            stated = fleet.agreements[name].stated
-            info = _info(teachers[name], stated, dataset, size)
-            if info is not None and self._path is not None:
+        for name, teacher in teachers.items():
+            info = _info(teacher, fleet.agreements[name].stated, dataset, size)
+            if info is not None:
                 cache = KnowledgeCache(self._path, name, info, self._limit)
-                teachers[name].cache = self._writers[name] = CacheWriter(cache, self._limit)
+                teacher.cache = self._writers[name] = CacheWriter(cache, self._limit)
         self._pool = ThreadPoolExecutor(READERS, "pantheon-cache-read")
         self._wake = Wake()
         fleet.watch(self._wake.fd, self._deliver)

@@ -143,6 +143,7 @@ class KnowledgeLoader:
             cache_bytes=cache_bytes,
         )
         self._merges = parse_merges(merge)
+        self._caches = Caches(cache, cache_bytes)
         self._pin = should_pin(pin_memory)
         own = Own.of(dataset, dataset_fingerprint)
         self._ids = chosen_ids(ids, own.size)
@@ -161,9 +162,8 @@ class KnowledgeLoader:
             integrity=integrity,
             security=security,
         )
-        online = frozenset(n for n, given in teachers.items() if kind_of(given) == "online")
-        self._caches = Caches(cache, cache_bytes, online)
         self._own = own
+        self._online = frozenset(n for n, given in teachers.items() if kind_of(given) == "online")
         self._settled: Settled | None = None
         self._size = own.size
         self._position = Position()
@@ -204,7 +204,12 @@ class KnowledgeLoader:
                 self._fleet, self._merges, self._itinerary, self._reader, self._options
             )
             own = self._own
-            self._caches.open(self._settled.teachers, self._fleet, own.fingerprint, own.size)
+            self._caches.open(
+                {n: t for n, t in self._settled.teachers.items() if n in self._online},
+                self._fleet,
+                own.fingerprint,
+                own.size,
+            )
         return self._settled, self._itinerary
 
     def __iter__(self) -> Iteration:

@@ -13,7 +13,7 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pantheon.errors import PantheonError, ShardError
+from pantheon.errors import DiskFullError, PantheonError, ShardError, StoreError
 from pantheon.store.arranged import Answer, arrange
 from pantheon.store.budget import Budget
 from pantheon.store.claims import sweep
@@ -181,9 +181,16 @@ class KnowledgeCache:
 
     def finish(self) -> None:
         """Bring the manifest up to date, so that the folder is a dump of what it holds."""
-        if self._unlisted:
+        if not self._unlisted:
+            return
+        try:
             write_manifest(self.folder, self.info, self._entries)
             self._unlisted = False
+        except DiskFullError:
+            raise
+        except StoreError as error:
+            # Others publish faster than it can be written, or remove what is damaged.
+            logger.info("the manifest of %s is left for later: %s", self.folder.path, error)
 
     def close(self) -> None:
         """Let go of the files; reads that are under way finish."""

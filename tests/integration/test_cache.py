@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from pantheon.errors import StoreError
 from pantheon.knowledge import Value
 from pantheon.ragged import Ragged
 from pantheon.store import verify
+from pantheon.store.cache import KnowledgeCache
+from pantheon.store.ranges import LocalFile
 from pantheon.topk import TopKLogits
 from student_client import KnowledgeLoader
 from teacher_server import Server, Teacher
@@ -250,6 +253,48 @@ def test_a_disk_that_fails_turns_the_cache_off_and_training_goes_on(
     said = [r.getMessage() for r in caplog.records if "turned off" in r.getMessage()]
     assert len(said) == 1
     assert "no space left" in said[0]
+
+
+def test_a_disk_that_hangs_while_it_is_read_is_not_waited_for(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with reading(server, tmp_path) as loader:
+        first = epoch(loader)
+    hangs = threading.Event()
+    monkeypatch.setattr(KnowledgeCache, "read", lambda *_: hangs.wait(50) and None)
+    try:
+        with reading(server, tmp_path, lease=0.5) as loader:
+            assert same(first, epoch(loader))
+            assert loader.stats().teachers["t"].cached == 0
+    finally:
+        hangs.set()
+    assert caplog.text.count("nothing came from the disk for 0.5 s") == 1
+
+
+def test_a_disk_that_cannot_be_read_is_not_read_any_more(
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with reading(server, tmp_path) as loader:
+        first = epoch(loader)
+    with reading(server, tmp_path) as loader:
+        monkeypatch.setattr(LocalFile, "read", fail)
+        assert same(first, epoch(loader))
+        assert loader.stats().teachers["t"].cached == 0
+    assert "cannot be read and is not used any more" in caplog.text
+
+
+def test_a_path_that_no_file_system_reads_is_refused_at_once() -> None:
+    with pytest.raises(StoreError, match="no file system reads this path"):
+        KnowledgeLoader(Words(), teachers={"t": "tcp://127.0.0.1:1"}, cache="nosuch://cache")
 
 
 def test_a_path_that_is_no_folder_is_refused(server: Server, tmp_path: Path) -> None:
