@@ -29,6 +29,9 @@ LOOK_S = 0.1
 RETRY_S = 0.5
 """Seconds until a replica that asked to come later is greeted again."""
 
+HEARD = 1024
+"""Messages of one replica that are heard before the others and the clock."""
+
 BACK_OFF_S = 30.0
 """Most seconds until one that is lost again and again is greeted again."""
 
@@ -231,7 +234,9 @@ class Fleet:
             # Work is done in `receive` here: one answer, then look elsewhere.
             self._handle(replica, connection.receive())
             return
-        while (event := connection.receive()) is not None:
+        for _ in range(HEARD):
+            if (event := connection.receive()) is None:
+                return
             self._handle(replica, event)
 
     def _handle(self, replica: Replica, event: Event | None) -> None:

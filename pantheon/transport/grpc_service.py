@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 WELCOME_S = 10.0
 """Seconds in which the teacher must answer Hello."""
 
+FIRST_S = 10.0
+"""Seconds in which a stream must say something: each takes a thread while it lasts."""
+
 ANSWER_S = 600.0
 """Seconds a single call without a deadline of its own may wait for its answer."""
 
@@ -106,7 +109,11 @@ class Servicer:
 
     def ModelStreamInfer(self, requests: Any, context: Any) -> Iterator[Any]:
         """A conversation: our students say Hello on it, stock clients just ask."""
-        first = next(requests, None)
+        silent = threading.Timer(FIRST_S, context.cancel)
+        silent.daemon = True
+        silent.start()
+        first = _next(requests)
+        silent.cancel()
         if first is None:
             return
         dialect = dialect_of(first)

@@ -21,6 +21,9 @@ DOMAIN = b"pantheon"
 REFRESH_S = 1.0
 """Seconds in which a change of the allow-list is noticed."""
 
+WARN_S = 10.0
+"""Seconds between two warnings of strangers."""
+
 TURN = 64
 """Questions that are answered before others are looked after."""
 
@@ -77,6 +80,7 @@ class Zap:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], allow: AllowList) -> None:
         self.allow, self.denied = allow, 0
+        self._quiet_until = 0.0
         self.socket = context.socket(zmq.REP)
         self.socket.setsockopt(zmq.LINGER, 0)
         self.socket.bind(ENDPOINT)
@@ -90,14 +94,23 @@ class Zap:
                 return
             self.allow.refresh()
             answer, name = decide(frames, self.allow.names)
-            self.denied += name is None
-            logger.log(
-                logging.INFO if name else logging.WARNING,
-                "%s from %s",
-                f"client {name!r}" if name else "refused a key that is not on the allow-list",
-                frames[3].decode(errors="replace")[:64] if len(frames) > 3 else "?",
-            )
+            self._log(name, frames)
             self.socket.send_multipart(answer)
+
+    def _log(self, name: str | None, frames: Sequence[bytes]) -> None:
+        """Who came in; of strangers, who may be many, a line every few seconds."""
+        where = frames[3].decode(errors="replace")[:64] if len(frames) > 3 else "?"
+        if name is not None:
+            logger.info("client %r comes in from %s", name, where)
+            return
+        self.denied += 1
+        if time.monotonic() >= self._quiet_until:
+            self._quiet_until = time.monotonic() + WARN_S
+            logger.warning(
+                "refused a key that is not on the allow-list, from %s (%d so far)",
+                where,
+                self.denied,
+            )
 
     def permits(self, name: Any) -> bool:
         """Whether a client that came in may still be here."""

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import torch
 import trustme
 
 from pantheon import errors
-from pantheon.transport import Curve, Security, Tls, connect
+from pantheon.transport import Curve, Security, Tls, connect, oip
+from pantheon.transport.grpc_listener import MAX_CALLS
 from pantheon.transport.keys import generate
 from student_client import KnowledgeLoader, TeacherClient
 from teacher_server import Server, Teacher
@@ -340,6 +342,22 @@ def serving(config: Path) -> Iterator[str]:
     bind = ["--bind", "tcp://127.0.0.1:0", "--json"]
     with running("pantheon", "serve", str(config), *bind) as (_, said):
         yield said["addresses"][0]
+
+
+def test_streams_that_say_nothing_do_not_keep_a_student_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pantheon.transport.grpc_service.FIRST_S", 1.0)
+    never = threading.Event()
+    with teacher().start("grpc://127.0.0.1:0") as server:
+        netloc = server.addresses[0].removeprefix("grpc://")
+        with grpc.insecure_channel(netloc) as channel:
+            silence = (never.wait() for _ in range(1))
+            calls = [oip.Stub(channel).ModelStreamInfer(silence) for _ in range(MAX_CALLS + 10)]
+            assert read(server.addresses[0]) == len(SAMPLES)
+            for call in calls:
+                call.cancel()
+            never.set()
 
 
 def test_keys_are_made_and_used_from_the_command_line(tmp_path: Path) -> None:
