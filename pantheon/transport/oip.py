@@ -12,6 +12,8 @@ from typing import Any
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+from pantheon.transport.oip_fields import bounded
+
 SERVICE = "inference.GRPCInferenceService"
 
 EXTENSION = "pantheon"
@@ -67,7 +69,7 @@ class Stub:
             call = make(
                 f"/{SERVICE}/{name}",
                 request_serializer=request.SerializeToString,
-                response_deserializer=response.FromString,
+                response_deserializer=bounded(response),
             )
             setattr(self, name, call)
 
@@ -87,7 +89,7 @@ def handlers(servicer: Any) -> Any:
         )
         methods[name] = make(
             getattr(servicer, name),
-            request_deserializer=request.FromString,
+            request_deserializer=bounded(request),
             response_serializer=response.SerializeToString,
         )
     return grpc.method_handlers_generic_handler(SERVICE, methods)

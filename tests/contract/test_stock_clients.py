@@ -68,6 +68,19 @@ def test_it_answers_inputs(client: triton.InferenceServerClient) -> None:
     np.testing.assert_array_equal(found.as_numpy("logits"), np.outer(x, [1, 2, 3]))
 
 
+def test_a_message_of_countless_fields_is_refused_and_others_are_served(
+    teacher: TinyTeacher, client: triton.InferenceServerClient
+) -> None:
+    empty_inputs = b"\x2a\x00" * 1_000_000
+    with grpc.insecure_channel(teacher.address.removeprefix("grpc://")) as channel:
+        call = channel.unary_unary(f"/{oip.SERVICE}/ModelInfer")
+        with pytest.raises(grpc.RpcError) as refused:
+            call(empty_inputs, timeout=10)
+    assert refused.value.code() is grpc.StatusCode.INTERNAL
+    assert "Traceback" not in refused.value.details()
+    assert client.infer("tiny", [tensor("sample_id", np.array([3]))]) is not None
+
+
 def test_typed_contents_are_read_too(teacher: TinyTeacher) -> None:
     request = oip.ModelInferRequest(model_name="tiny")
     entry = request.inputs.add(name="sample_id", datatype="INT64", shape=[2])

@@ -14,6 +14,7 @@ from pantheon.messages import Score, Scored
 from pantheon.transport import oip
 from pantheon.transport.grpc_dialects import dialect_of
 from pantheon.transport.grpc_stock import StockModel
+from pantheon.transport.oip_fields import bounded
 from pantheon.transport.oip_messages import (
     read_response,
     write_control,
@@ -88,7 +89,7 @@ def read(data: bytes) -> None:
     """Parse a message as gRPC does, then read it as the project does."""
     kind, reads = _KINDS[data[0] % len(_KINDS)] if data else _KINDS[0]
     try:
-        message = kind.FromString(data[1:])
+        message = bounded(kind)(data[1:])
     except DecodeError:
         return
     reads(message)

@@ -24,6 +24,7 @@ from pantheon.store.pack import make_entry, pack
 from pantheon.store.sealed import FORMAT, seal, unseal
 from pantheon.store.shard import open_shard
 from pantheon.transport import oip
+from pantheon.transport.oip_fields import bounded
 from pantheon.transport.oip_tensors import read_tensors
 from pantheon.wire import MAGIC, unpack
 from tests.fuzz.shard import Bytes
@@ -59,6 +60,26 @@ def test_more_tensors_than_a_message_may_have_are_refused() -> None:
         request.inputs.add(name=str(i), datatype="INT8", shape=[0])
     with pytest.raises(ProtocolError, match="1025 tensors"):
         read_tensors(request.inputs, [])
+
+
+@pytest.mark.parametrize("field", [b"\x2a\x00", b"\x32\x00", b"\x3a\x00", b"\x22\x00", b"\x78\x00"])
+def test_a_message_of_countless_fields_is_refused_before_it_is_parsed(field: bytes) -> None:
+    data = field * 1_000_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError, match="more than 16384 fields"):
+            bounded(oip.ModelInferRequest)(data)
+        with pytest.raises(ProtocolError, match="more than 16384 fields"):
+            bounded(oip.ModelStreamInferResponse)(b"\x12\x80\x89\x7a" + data)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("data", [b"\x2a\x05ab", b"\x2b\x2c", b"\xff" * 11, b"\x09123", b"\x2a"])
+def test_fields_that_cannot_be_are_a_protocol_error(data: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        bounded(oip.ModelInferRequest)(data)
 
 
 def test_typed_contents_take_little_more_than_their_bytes() -> None:
