@@ -69,6 +69,7 @@ def read(data: bytes) -> None:
             region = head.layout.parts[part.name]
             out = np.empty((n, region.width), np.uint8)
             for t in taken:
+                head.check_rows(file, region.start, region.width, t.rows)
                 gather(file, region.start, t.rows, out, t.where)
 
 

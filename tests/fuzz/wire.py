@@ -7,6 +7,7 @@ from typing import Any
 
 import msgpack
 import numpy as np
+import xxhash
 
 from pantheon.errors import ProtocolError, VersionMismatch
 from pantheon.messages import (
@@ -22,14 +23,14 @@ from pantheon.messages import (
     Welcome,
 )
 from pantheon.schema import FieldSpec, KnowledgeSchema
-from pantheon.wire import pack, unpack
+from pantheon.wire import is_sealed, pack, unpack
 from pantheon.wire_fields import tensor_bytes
 from pantheon.wire_messages import describe
 from tests.fuzz import tree
 from tests.fuzz.octets import join, scramble, split
 from tests.fuzz.target import Target
 
-PREFIX = 5
+PREFIX, SEAL = 5, 8
 IDS = np.arange(3)
 SCHEMA = KnowledgeSchema(
     (
@@ -89,16 +90,28 @@ def mutate(data: bytes, rng: Random) -> bytes:
 def change_header(header: bytes, rng: Random) -> bytes:
     """A header with one of its values changed; as bytes where it is no msgpack."""
     try:
-        body = msgpack.unpackb(header[PREFIX:], strict_map_key=False)
-        return header[:PREFIX] + bytes(msgpack.packb(tree.change(body, rng)))
+        body = msgpack.unpackb(header[_begin(header) :], strict_map_key=False)
+        return _reseal(header, bytes(msgpack.packb(tree.change(body, rng))))
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException):
         return scramble(header, rng)
+
+
+def _begin(header: bytes) -> int:
+    return PREFIX + SEAL * is_sealed(header)
+
+
+def _reseal(header: bytes, packed: bytes) -> bytes:
+    """The header with another map, under the right seal where it is sealed."""
+    prefix = header[:PREFIX]
+    if not is_sealed(header):
+        return prefix + packed
+    return prefix + xxhash.xxh3_64_intdigest(prefix + packed).to_bytes(SEAL, "little") + packed
 
 
 def fit(frames: list[bytes]) -> list[bytes]:
     """The frames, as many and as long as the header says, where that is short."""
     try:
-        body = msgpack.unpackb(frames[0][PREFIX:])
+        body = msgpack.unpackb(frames[0][_begin(frames[0]) :])
         sizes = [len(f) for f in frames[1:]][: bool(body.get("ids")) + bool(body.get("views"))]
         described = body.get("parts") or body.get("inputs") or []
         sizes += [tensor_bytes("", *item[-2:]) for item in described]
@@ -110,8 +123,14 @@ def fit(frames: list[bytes]) -> list[bytes]:
     ]
 
 
+def seeds() -> list[bytes]:
+    """Every message, as it is and sealed."""
+    packed = [pack(m, sealed=sealed) for m in MESSAGES for sealed in (False, True)]
+    return [join([bytes(f) for f in frames]) for frames in packed]
+
+
 TARGET = Target(
-    lambda: [join([bytes(f) for f in pack(m)]) for m in MESSAGES],
+    seeds,
     mutate,
     read,
     (ProtocolError, VersionMismatch),
