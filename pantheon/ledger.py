@@ -359,8 +359,11 @@ class Ledger:
         """A replica takes no work now: put the request back, which blames nobody."""
         self._tick(now)
         found = self._leases.close(lease, self._now)
-        if found is not None and not found.ask.answered and found.ask.lease is None:
-            self._put_back(found)
+        if found is None or found.ask.answered or found.ask.lease is not None:
+            return
+        if self._put_back(found) and found.replica is self._aside:
+            # It went to no replica that could have lost it.
+            self.counters.requeued -= 1
 
     def ready(self) -> int:
         """The row up to which every teacher has answered, cut down to whole batches or the end."""

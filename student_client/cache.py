@@ -11,13 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
-from pantheon.buffers import from_raw, to_raw
+from pantheon.buffers import from_raw
 from pantheon.ledger import Assignment
 from pantheon.messages import RawTensor
 from pantheon.store.arranged import Answer
-from pantheon.store.cache import Found, KnowledgeCache
+from pantheon.store.cache import KnowledgeCache, Some
 from pantheon.store.folder import Folder
 from pantheon.store.manifest import DumpInfo
 from pantheon.store.pairs import Ids
@@ -25,7 +24,7 @@ from pantheon.transport.wake import Wake
 from student_client.cache_writer import CacheWriter
 from student_client.fleet import Fleet
 from student_client.known import KnownTeacher
-from student_client.requests import Request
+from student_client.requests import Held, Request
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +37,11 @@ SETTLE_S = 30.0
 CLOSE_S = 10.0
 """Seconds a loader waits, at its end, for what is not written yet."""
 
+LEAST = 0.125
+"""Part of a request that has to be in the cache for it to be read; less is asked with the rest."""
+
 Parts = tuple[RawTensor, ...]
-Taker = Callable[[Assignment, Parts | None], None]
+Taker = Callable[[Assignment, Held | None], None]
 """Whoever takes in what was read; None where it could not be."""
 
 
@@ -49,7 +51,7 @@ class Read:
 
     taker: Taker
     assignment: Assignment
-    parts: list[Tensor] | None
+    held: Held | None
 
 
 class Caches:
@@ -120,19 +122,20 @@ class Caches:
         for writer in self._writers.values():
             writer.flush()
 
-    def find(self, teacher: KnownTeacher, request: Request) -> Found | None:
-        """Where the whole answer to a request lies; None where it has to be asked."""
-        if teacher.cache is None:
+    def find(self, teacher: KnownTeacher, request: Request) -> Some | None:
+        """Which of the ids wanted are there, and where; None where the teacher is to be asked."""
+        if teacher.cache is None or teacher.name in request.held:
             return None
-        found = teacher.cache.cache.find(*_pairs(request, teacher.name))
-        if found is None:
+        ids, views = _pairs(request, teacher.name)
+        some = teacher.cache.cache.find_some(ids, views)
+        if some is None or len(some[0]) < len(ids):
             teacher.cache.miss()
-        return found
+        return some if some is not None and len(some[0]) >= LEAST * len(ids) else None
 
-    def fetch(self, teacher: KnownTeacher, assignment: Assignment, found: Found) -> None:
+    def fetch(self, teacher: KnownTeacher, assignment: Assignment, some: Some) -> None:
         """Have an answer read; the taker gets it while the fleet is pumped."""
         if self._pool is not None and self.taker is not None and teacher.cache is not None:
-            self._pool.submit(self._fetch, teacher.cache.cache, self.taker, assignment, found)
+            self._pool.submit(self._fetch, teacher.cache.cache, self.taker, assignment, some)
 
     def stuck(self, teacher: KnownTeacher, seconds: float) -> None:
         """A cache has not answered for so long that the teacher is asked from now on."""
@@ -157,11 +160,12 @@ class Caches:
             self._wake.close()
 
     def _fetch(
-        self, cache: KnowledgeCache, taker: Taker, assignment: Assignment, found: Found
+        self, cache: KnowledgeCache, taker: Taker, assignment: Assignment, some: Some
     ) -> None:
         # Nobody waits any more once the taker has changed.
-        parts = cache.read(found) if taker == self.taker else None
-        self._read.put(Read(taker, assignment, parts))
+        parts = cache.read(some[1]) if taker == self.taker else None
+        held = None if parts is None else Held(some[0], parts)
+        self._read.put(Read(taker, assignment, held))
         if self._wake is not None:
             self._wake.set()
 
@@ -171,8 +175,7 @@ class Caches:
         while not self._read.empty():
             read = self._read.get()
             if read.taker == self.taker:
-                parts = None if read.parts is None else tuple(map(to_raw, read.parts))
-                read.taker(read.assignment, parts)
+                read.taker(read.assignment, read.held)
 
 
 def _pairs(request: Request, teacher: str) -> tuple[Ids, Ids]:

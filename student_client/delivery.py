@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pantheon.buffers import to_raw
 from pantheon.errors import TeacherUnavailable
 from pantheon.ledger import Assignment, Ledger
 from pantheon.messages import Heartbeat, RawTensor, Refused, Scored
@@ -21,7 +22,7 @@ from student_client.outbox import Asked, Outbox
 from student_client.plan import MergePlan, Wanted
 from student_client.refusals import LATER, final_error, poison_error
 from student_client.replica import Replica
-from student_client.requests import Request
+from student_client.requests import Held, Request
 from student_client.stats import Totals
 from student_client.verifying import NEVER, Verifier, Verify
 
@@ -259,9 +260,9 @@ class Delivery:
                     self._do_without(assignment, request)
                 elif not len(request.ids_for(teacher.name)):
                     self._accept(assignment, request, ())
-                elif (found := self.caches.find(teacher, request)) is not None:
+                elif (some := self.caches.find(teacher, request)) is not None:
                     diverted = self.ledger.divert(assignment.lease, CACHE)
-                    self.caches.fetch(teacher, diverted, found)
+                    self.caches.fetch(teacher, diverted, some)
                 else:
                     self.outbox.ask(assignment, request, teacher)
         self.totals.next_lease = self.ledger.next_lease
@@ -284,20 +285,29 @@ class Delivery:
             self._again(asked, "checksum", wrong)
             return
         assignment, request, parts = asked.assignment, asked.request, message.parts
-        if self._accept(assignment, request, parts):
+        whole = request.completed(teacher.name, teacher.welcome.schema, parts)
+        if self._accept(assignment, request, whole):
             self.caches.keep(teacher, request, parts)
             if self.verifier.consider(assignment, request, teacher, parts, self.ledger.next_lease):
                 self.ledger.next_lease += 1
 
-    def _fetched(self, assignment: Assignment, parts: tuple[RawTensor, ...] | None) -> None:
-        """Take in what was read from a cache; where it could not be, the teacher is asked."""
-        teacher = self.teachers[assignment.teacher]
+    def _fetched(self, assignment: Assignment, held: Held | None) -> None:
+        """Take in what was read from a cache; the teacher is asked for what is not in it."""
+        teacher, now = self.teachers[assignment.teacher], self.fleet.clock()
         request = self.outbox.requests.get(assignment.request)
-        if request is None or parts is None:
-            self.ledger.decline(assignment.lease, self.fleet.clock())
-        elif self._accept(assignment, request, parts):
-            teacher.cached += len(request.ids_for(teacher.name))
-            teacher.cached_bytes += _nbytes(parts)
+        if request is None or held is None:
+            self.ledger.decline(assignment.lease, now)
+            return
+        parts = tuple(map(to_raw, held.parts))
+        if len(held.rows) == len(request.ids_wanted(teacher.name)):
+            if not self._accept(assignment, request, parts):
+                return
+        else:
+            # Another object: an older question for all of it may still be answered.
+            self.outbox.requests[assignment.request] = request.holding(teacher.name, held)
+            self.ledger.decline(assignment.lease, now)
+        teacher.cached += len(held.rows)
+        teacher.cached_bytes += _nbytes(parts)
 
     def _accept(
         self, assignment: Assignment, request: Request, parts: tuple[RawTensor, ...]
@@ -325,7 +335,7 @@ class Delivery:
     def _do_without(self, assignment: Assignment, request: Request) -> None:
         """Go on without a teacher that is gone."""
         teacher = self.teachers[assignment.teacher]
-        teacher.missed += len(request.ids_for(teacher.name))
+        teacher.missed += len(request.ids_wanted(teacher.name))
         if self.ledger.accept(assignment.lease, 0, self.fleet.clock()):
             self._keep(assignment, teacher, NO_ROWS, ())
 

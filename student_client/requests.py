@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pantheon.buffers import to_raw
+from pantheon.buffers import from_raw, to_raw
 from pantheon.errors import DatasetError
 from pantheon.messages import RawTensor, Score
 from pantheon.reading import Reader
+from pantheon.schema import KnowledgeSchema
+from pantheon.store.arranged import taken
 from student_client.itinerary import Stretch
 from student_client.plan import Wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Some of a teacher's answer to a request.
+
+    Args:
+        rows: positions among the ids wanted, sorted.
+        parts: coded tensors of these.
+    """
+
+    rows: NDArray[np.int64]
+    parts: Sequence[Tensor]
 
 
 @dataclass(slots=True)
@@ -26,16 +41,39 @@ class Request:
         rows: their ids.
         wanted: for teachers that are not asked for all rows, which ones.
         views: int64 ``[n]``, or None for view 0.
+        held: for teachers some of whose answer is known already, that part of it.
     """
 
     rows: Stretch
     wanted: Mapping[str, Wanted]
     views: NDArray[np.int64] | None
+    held: Mapping[str, Held] = field(default_factory=dict)
 
-    def ids_for(self, teacher: str) -> NDArray[np.int64]:
-        """The ids one teacher is asked for; may be empty."""
+    def ids_wanted(self, teacher: str) -> NDArray[np.int64]:
+        """The ids one teacher has to answer; may be empty."""
         wanted = self.wanted.get(teacher)
         return self.rows.ids if wanted is None else self.rows.ids[wanted]
+
+    def ids_for(self, teacher: str) -> NDArray[np.int64]:
+        """The ids one teacher is asked for: those wanted that are not known already."""
+        ids, held = self.ids_wanted(teacher), self.held.get(teacher)
+        return ids if held is None else np.delete(ids, held.rows)
+
+    def holding(self, teacher: str, held: Held) -> Request:
+        """The same request, of which some of a teacher's answer is known."""
+        return replace(self, held={**self.held, teacher: held})
+
+    def completed(
+        self, teacher: str, schema: KnowledgeSchema, parts: tuple[RawTensor, ...]
+    ) -> tuple[RawTensor, ...]:
+        """A teacher's answer together with what was known already, in the order wanted."""
+        held = self.held.get(teacher)
+        if held is None:
+            return parts
+        asked = np.delete(np.arange(len(self.ids_wanted(teacher))), held.rows)
+        order = np.argsort(np.concatenate((held.rows, asked)))
+        whole = taken(schema, [held.parts, [from_raw(p) for p in parts]], order)
+        return tuple(map(to_raw, whole))
 
     def score(self, number: int, teacher: str, reader: Reader | None) -> Score:
         """The message for one teacher.

@@ -71,12 +71,25 @@ def arrange(
         order = order[wanted(ids, views)[order]]
     same = (np.diff(ids[order]) == 0) & (np.diff(views[order]) == 0)
     order = order[np.concatenate(([True], ~same))[: len(order)]]
-    columns = [torch.cat(list(column)) for column in zip(*(a.parts for a in answers), strict=True)]
+    return Answer(ids[order], views[order], taken(schema, [a.parts for a in answers], order))
+
+
+def taken(schema: KnowledgeSchema, answers: Sequence[Sequence[Tensor]], order: Ids) -> list[Tensor]:
+    """Some samples of answers that follow each other, as one answer.
+
+    Args:
+        answers: coded parts, each in the order of `schema_parts`.
+        order: int64 ``[n]``, which samples, counted over all answers.
+
+    Raises:
+        SchemaError: lengths of a ragged field that are not those of its packed rows.
+    """
+    columns = [torch.cat(list(column)) for column in zip(*answers, strict=True)]
     parts: list[Tensor] = []
     for field in schema:
         own = columns[len(parts) : len(parts) + len(field_parts(field))]
         parts += _taken(field, own, order)
-    return Answer(ids[order], views[order], parts)
+    return parts
 
 
 def _taken(field: FieldSpec, parts: Sequence[Tensor], order: Ids) -> list[Tensor]:

@@ -35,6 +35,9 @@ SPARE = 4096
 Found = tuple[Ids, Ids]
 """Shard numbers and rows, int64 ``[n]`` each."""
 
+Some = tuple[Ids, Found]
+"""Sorted positions of those that were found, and where they are."""
+
 
 def cache_folder(path: str | os.PathLike[str], teacher: str, info: DumpInfo) -> str:
     """Where a cache keeps one teacher's knowledge of one revision, schema and dataset.
@@ -126,10 +129,16 @@ class KnowledgeCache:
 
     def find(self, ids: Ids, views: Ids) -> Found | None:
         """Where these pairs are, or None when not all of them are there."""
+        some = self.find_some(ids, views)
+        return some[1] if some is not None and len(some[0]) == len(ids) else None
+
+    def find_some(self, ids: Ids, views: Ids) -> Some | None:
+        """Which of these pairs are there, sorted positions, and where; None for none."""
         if not self.usable:
             return None
         shard, row = self._table.find(ids, views)
-        return None if not len(shard) or shard.min() < 0 else (shard, row)
+        held = np.flatnonzero(shard >= 0)
+        return (held, (shard[held], row[held])) if len(held) else None
 
     def read(self, found: Found) -> list[Tensor] | None:
         """The coded parts of some pairs, bit by bit as they were written; None if any is damaged.

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pantheon.buffers import from_raw, to_raw
 from pantheon.errors import RevisionMismatch, SchemaError
 from pantheon.schema import FieldSpec, KnowledgeSchema
 from pantheon.store import DumpInfo, KnowledgeReader, KnowledgeWriter
@@ -19,6 +20,8 @@ from pantheon.store.arranged import Answer, arrange
 from pantheon.store.budget import Budget
 from pantheon.store.cache import KnowledgeCache, cache_folder
 from pantheon.store.table import PairTable
+from student_client.itinerary import Stretch
+from student_client.requests import Held, Request
 
 SCHEMA = KnowledgeSchema(
     (
@@ -56,6 +59,19 @@ def test_arranged_answers_hold_each_pair_once_with_its_own_values(
     whole = [answer([i], v) for i, v in held]
     for at, part in enumerate(found.parts):
         assert torch.equal(part, torch.cat([p.parts[at] for p in whole] or [part[:0]]))
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=12).filter(lambda h: any(h) and not all(h)))
+def test_an_answer_is_completed_with_what_was_known_already(known: list[bool]) -> None:
+    ids = np.random.default_rng(len(known)).permutation(len(known)).astype(np.int64)
+    rows = np.flatnonzero(known)
+    whole = Request(Stretch(0, len(ids), ids, None), {}, None)
+    some = whole.holding("t", Held(rows, answer(ids[rows].tolist()).parts))
+    assert whole.ids_for("t").tolist() == some.ids_for("u").tolist() == ids.tolist()
+    asked = answer(some.ids_for("t").tolist())
+    assert asked.ids.tolist() == [i for i, k in zip(ids.tolist(), known, strict=True) if not k]
+    found = some.completed("t", SCHEMA, tuple(map(to_raw, asked.parts)))
+    assert all(map(torch.equal, map(from_raw, found), answer(ids.tolist()).parts))
 
 
 def test_lengths_that_are_not_those_of_the_rows_are_refused() -> None:
