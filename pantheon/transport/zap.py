@@ -1,8 +1,9 @@
-"""ZAP (ZeroMQ RFC 27): the server's loop is asked who may come in, and looks at its allow-list."""
+"""ZAP (ZeroMQ RFC 27): libzmq asks who may come in, and the allow-list answers."""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from zmq.utils import z85
 
 from pantheon.errors import ConfigError
 from pantheon.transport.keys import allowed
+from pantheon.transport.wake import Wake
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +25,6 @@ REFRESH_S = 1.0
 
 WARN_S = 10.0
 """Seconds between two warnings of strangers."""
-
-TURN = 64
-"""Questions that are answered before others are looked after."""
 
 
 class AllowList:
@@ -43,6 +42,7 @@ class AllowList:
         self._seen: object = None
         self._next = 0.0
         self.names: Mapping[bytes, str] = {}
+        self.present: frozenset[str] = frozenset()
         self._look(raising=True)
 
     def refresh(self) -> None:
@@ -65,10 +65,13 @@ class AllowList:
         if self._seen is not None:
             logger.info("the allow-list has changed: %d clients may come in", len(names))
         self.names, self._seen = names, seen
+        self.present = frozenset(names.values())
 
 
 class Zap:
-    """Answers libzmq's questions about clients, in the thread that calls `turn`.
+    """Answers libzmq's questions about clients, in a thread of its own.
+
+    A server's loop may be inside a forward, and a handshake has only a few seconds.
 
     Args:
         context: the server's; ZAP is per context, and has to be bound before the server is.
@@ -81,21 +84,29 @@ class Zap:
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], allow: AllowList) -> None:
         self.allow, self.denied = allow, 0
         self._quiet_until = 0.0
-        self.socket = context.socket(zmq.REP)
-        self.socket.setsockopt(zmq.LINGER, 0)
-        self.socket.bind(ENDPOINT)
+        self._over = False
+        self._wake = Wake()
+        self._socket = context.socket(zmq.REP)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.bind(ENDPOINT)
+        self._thread = threading.Thread(target=self._run, name="zap", daemon=True)
+        self._thread.start()
 
-    def turn(self) -> None:
-        """Answer what is asked now."""
-        for _ in range(TURN):
-            try:
-                frames = self.socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLIN)
+        poller.register(self._wake.fd, zmq.POLLIN)
+        while not self._over:
+            ready = dict(poller.poll(int(REFRESH_S * 1000)))
             self.allow.refresh()
-            answer, name = decide(frames, self.allow.names)
-            self._log(name, frames)
-            self.socket.send_multipart(answer)
+            if self._socket in ready:
+                self._answer(self._socket.recv_multipart())
+        self._socket.close(0)
+
+    def _answer(self, frames: Sequence[bytes]) -> None:
+        answer, name = decide(frames, self.allow.names)
+        self._log(name, frames)
+        self._socket.send_multipart(answer)
 
     def _log(self, name: str | None, frames: Sequence[bytes]) -> None:
         """Who came in; of strangers, who may be many, a line every few seconds."""
@@ -114,12 +125,15 @@ class Zap:
 
     def permits(self, name: Any) -> bool:
         """Whether a client that came in may still be here."""
-        self.allow.refresh()
-        return name in self.allow.names.values()
+        return name in self.allow.present
 
     def close(self) -> None:
-        """Answer no more."""
-        self.socket.close(0)
+        """Answer no more. Safe to call twice."""
+        if not self._over:
+            self._over = True
+            self._wake.set()
+            self._thread.join()
+            self._wake.close()
 
 
 def decide(frames: Sequence[bytes], names: Mapping[bytes, str]) -> tuple[list[bytes], str | None]:

@@ -115,9 +115,8 @@ class ZmqListener(Listener):
 
     @property
     def pollables(self) -> tuple[Any, ...]:
-        """The socket, its monitor, and who is asked about keys."""
-        zap = () if self._zap is None else (self._zap.socket,)
-        return (self._socket, self._monitor, *zap)
+        """The socket and its monitor."""
+        return (self._socket, self._monitor)
 
     def receive(self) -> tuple[Peer, Message | Lost] | None:
         """The next message and who sent it, or None when there is none now."""
@@ -190,8 +189,6 @@ class ZmqListener(Listener):
         self._pending.append((peer, Lost("the student disconnected")))
 
     def _look_around(self) -> bool:
-        if self._zap is not None:
-            self._zap.turn()
         while (frames := receive_frames(self._monitor)) is not None:
             event, fd = struct.unpack("=hi", frames[0].bytes)
             if event == zmq.EVENT_ACCEPTED:
