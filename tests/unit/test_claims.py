@@ -26,7 +26,7 @@ from pantheon.store.shard import open_shard
 from pantheon.transport import oip
 from pantheon.transport.oip_fields import bounded
 from pantheon.transport.oip_tensors import read_tensors
-from pantheon.wire import MAGIC, unpack
+from pantheon.wire import MAGIC, MAX_HEADER, unpack
 from tests.fuzz.shard import Bytes
 
 HUGE = (0, 1 << 40, 1 << 40)
@@ -41,6 +41,21 @@ def test_an_empty_tensor_without_strides_is_a_protocol_error() -> None:
         unpack([MAGIC + b"\x01" + bytes(msgpack.packb(body)), b""])
     with pytest.raises(ProtocolError, match="no strides"):
         from_raw(RawTensor("float32", HUGE, b""))
+
+
+@pytest.mark.parametrize("small", [b"\x90", b"\x80", b"\x81\xa0\x01"])
+def test_the_largest_header_takes_no_more_memory_than_stated(small: bytes) -> None:
+    inner = b"\xdc\x0f\xff" + small * 4095
+    header = b"\x81\xa4kind\xdc" + (MAX_HEADER // len(inner) - 1).to_bytes(2)
+    header += inner * (MAX_HEADER // len(inner) - 1)
+    assert len(header) > MAX_HEADER * 9 // 10
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError, match="unknown message"):
+            unpack([MAGIC + b"\x01" + header])
+        assert tracemalloc.get_traced_memory()[1] < 80 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_row_that_no_memory_holds_is_a_schema_error() -> None:
