@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from pantheon.demo.models import wide_mlp
+from pantheon.store import describe
 from tests.examples.readme import ROOT
 
 PANTHEON = [sys.executable, "-m", "pantheon"]
@@ -65,12 +66,15 @@ def test_a_student_is_distilled_online_and_goes_on_from_its_checkpoint(
         f"{layer}.{kind}" for layer in "02" for kind in ("weight", "bias")
     }
 
-    student.write_text(student.read_text().replace("epochs: 2", "epochs: 3"))
+    text = student.read_text().replace("epochs: 2", "epochs: 3")
+    student.write_text(f"{text}\ncache: runs/cache\ncache_bytes: 10000000\n")
     more = pantheon(folder, "distill", "student.yaml", "--json")
     assert more.returncode == 0, more.stderr
     lines = [json.loads(line) for line in more.stdout.splitlines()]
     assert [line["epoch"] for line in lines[:-1]] == [2]
     assert len(lines[-1]["epochs"]) == 3
+    (cache,) = (folder / "runs/cache").glob("*/*")
+    assert describe(cache)["ids"]["count"] == 1347
 
 
 def test_a_dump_stands_in_for_the_address(folder: Path) -> None:
