@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 HEARD = 256
 """Messages of one listener that are heard before the others, the workers and the clock."""
 
+SESSIONS = 4096
+"""Students of one server at once."""
+
 IDLE_S = 5.0
 """Seconds between two looks around when nothing happens."""
 
@@ -37,7 +40,7 @@ class Engine:
         hosts: the models by name.
         listeners: where students come in.
         wake: set by other threads that left something to do.
-        cap: bytes of waiting inputs and of unsent replies, each, for the whole server.
+        cap: bytes of waiting requests and of unsent replies, each, for the whole server.
     """
 
     def __init__(
@@ -198,6 +201,9 @@ class Engine:
         if self._deadline is not None:
             self._refuse(key, Refused(None, "draining", "this teacher is about to stop"))
             return
+        if len(self._sessions) >= SESSIONS:
+            self._refuse(key, Refused(None, "busy", f"{SESSIONS} students are connected already"))
+            return
         answer = welcome(hello, {name: host.own for name, host in self._hosts.items()})
         if isinstance(answer, Refused):
             self._refuse(key, answer)
@@ -213,7 +219,7 @@ class Engine:
             self._refuse(key, Refused(score.request, "hello", "say Hello before Score"))
             return
         host = self._hosts[session.model]
-        job = Job(session, score, rows_of(score), _input_bytes(score))
+        job = Job(session, score, rows_of(score), _held_bytes(score))
         refused = self._cannot_accept(job) or check_score(score, job.rows, host.own, host.row_bytes)
         if refused is not None:
             self._refuse(key, refused)
@@ -236,8 +242,8 @@ class Engine:
                 f"{len(session.jobs)} requests in flight; at most {limits.max_in_flight} are kept",
             )
         waiting = sum(host.schedule.nbytes for host in self._hosts.values())
-        if job.nbytes and waiting + job.nbytes > self._cap:
-            return Refused(request, "busy", f"{waiting} bytes of inputs wait already; ask later")
+        if waiting + job.nbytes > self._cap:
+            return Refused(request, "busy", f"{waiting} bytes of requests wait already; ask later")
         return None
 
     def _on_cancel(self, key: PeerKey, cancel: Cancel) -> None:
@@ -282,5 +288,7 @@ class Engine:
         return self._listeners[key[0]].address.startswith(("tcp://", "ipc://"))
 
 
-def _input_bytes(score: Score) -> int:
-    return sum(memoryview(raw.data).nbytes for raw in score.inputs.values())
+def _held_bytes(score: Score) -> int:
+    """Bytes that a request takes while it waits."""
+    arrays = [v.nbytes for v in (score.ids, score.views) if v is not None]
+    return sum(arrays) + sum(memoryview(raw.data).nbytes for raw in score.inputs.values())

@@ -39,7 +39,7 @@ class Job:
         session: who asked.
         score: what was asked.
         rows: number of samples.
-        nbytes: bytes of the inputs it holds.
+        nbytes: bytes it takes while it waits.
         crashes: how many worker processes died while they may have worked on it.
         cancelled: nobody waits for the answer any more.
     """

@@ -56,7 +56,7 @@ class Server:
         security: keys, without which nobody is let in: `Curve` for tcp and ipc, `Tls` for gRPC.
         insecure: allow addresses that other machines can reach without keys: anybody may ask.
         limits: of requests and replies.
-        cap: bytes of waiting inputs and of unsent replies, each, for the whole server.
+        cap: bytes of waiting requests and of unsent replies, each, for the whole server.
 
     Raises:
         ConfigError: no teacher, no address, or one that others can reach without ``insecure``.

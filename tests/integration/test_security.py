@@ -18,16 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 import torch
 import trustme
 
 from pantheon import errors
+from pantheon.messages import Score
 from pantheon.transport import Curve, Security, Tls, connect, oip
 from pantheon.transport.grpc_listener import MAX_CALLS
 from pantheon.transport.keys import generate
 from student_client import KnowledgeLoader, TeacherClient
 from teacher_server import Server, Teacher
+from teacher_server.engine import _held_bytes
 from tests.integration.programs import ROOT, running
 
 SAMPLES = torch.arange(64.0).unsqueeze(1)
@@ -380,3 +383,23 @@ def test_keys_are_made_and_used_from_the_command_line(tmp_path: Path) -> None:
         refused = run("inspect", address, "--patience", "3")
         assert refused.returncode != 0
         assert "security=" in refused.stderr
+
+
+def test_more_students_than_a_server_takes_are_told_to_come_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("teacher_server.engine.SESSIONS", 2)
+    with teacher().start("tcp://127.0.0.1:0") as server, contextlib.ExitStack() as stack:
+        address = server.addresses[0]
+        clients = [stack.enter_context(TeacherClient(address)) for _ in range(2)]
+        for client in clients:
+            client.query(SAMPLES[:1]).result(20)
+        with pytest.raises(errors.TeacherUnavailable, match="2 students are connected already"):
+            read(address, patience=1.0)
+        clients[0].close()
+        assert read(address) == len(SAMPLES)
+
+
+def test_ids_that_wait_count_as_bytes_that_wait() -> None:
+    score = Score(1, np.arange(1000), np.zeros(1000, np.int64))
+    assert _held_bytes(score) == 16000
