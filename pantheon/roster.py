@@ -102,7 +102,8 @@ class Roster:
         if len(self.replicas) < 2:
             return None
         times = [r.heard + limit for r in self._awake(now) if r.leases]
-        return min(times, default=None)
+        # Where nobody could take over what is overdue already, only a message changes anything.
+        return min((t for t in times if t > now), default=None)
 
     def _awake(self, now: float) -> list[Replica]:
         return [r for r in self.replicas.values() if r.quiet_until <= now]

@@ -105,3 +105,15 @@ def test_a_speed_follows_a_change():
     for second in range(100, 500, 10):
         speed.reply(1000, float(second))
     assert speed.time(1000) == pytest.approx(10.0, rel=0.05)
+
+
+@pytest.mark.parametrize("retired", [False, True])
+def test_silence_that_nobody_can_take_over_is_not_waited_for(retired):
+    roster, leases = Roster(most=8), Leases(1e9)
+    for number, name in enumerate("ab"):
+        roster.join(name)
+        given = Assignment("t", name, number, number, 0, 1)
+        leases.grant(given, Ask("t", number, NBYTES), roster.replicas[name], 0.0)
+    roster.replicas["b"].retired = retired
+    assert roster.first_silent(1.0, 3.0) == 3.0
+    assert (roster.silent(4.0, 3.0), roster.first_silent(4.0, 3.0)) == ([], None)
