@@ -380,7 +380,7 @@ def test_keys_are_made_and_used_from_the_command_line(tmp_path: Path) -> None:
         )
         assert told.returncode == 0, told.stderr
         assert json.loads(told.stdout)["revision"] == "1"
-        refused = run("inspect", address, "--patience", "3")
+        refused = run("inspect", address, "--patience", "20")
         assert refused.returncode != 0
         assert "security=" in refused.stderr
 
