@@ -3,6 +3,7 @@
 #   make demo                       the demo on scikit-learn's digits, under 3 minutes
 #   make test                       everything a change must pass
 #   make fuzz FUZZ_RUNS=1000000    wrong inputs of every format, guided by coverage
+#   make cluster                    docker-compose.yml, disturbed while it runs; needs an engine
 #   make test PIP_ARGS="..."        PIP_ARGS is handed to every pip install
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
@@ -14,7 +15,7 @@ PYTEST := $(BIN)/pytest -q
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo test lint format unit contract integration doctest examples conformance chaos fuzz bench docs proto clean
+.PHONY: demo test lint format unit contract integration doctest examples conformance chaos fuzz bench cluster docs proto clean
 
 demo: $(VENV)/.demo
 	$(BIN)/pantheon demo
@@ -59,6 +60,9 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.first_batch
 	$(BIN)/python -m benchmarks.stream
 	$(BIN)/python -m benchmarks.faults
+
+cluster:
+	PIP_ARGS="$(PIP_ARGS)" $(PYTHON) deploy/cluster.py
 
 docs: $(VENV)/.docs
 	$(BIN)/python docs/build.py build/docs

@@ -45,15 +45,6 @@ def train_teacher(model: nn.Module, seed: int = 0, epochs: int = TEACHER_EPOCHS)
     return model.eval()
 
 
-def taught(kind: str) -> nn.Module:
-    """A teacher by its function's name in `pantheon.demo.models`, trained now.
-
-    For configurations without a file of weights, such as those of docker-compose.yml.
-    """
-    torch.manual_seed(0)
-    return train_teacher(getattr(models, kind)())
-
-
 def _batches(rows: Tensor) -> list[Tensor]:
     return [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
 
