@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping
 from pantheon.counters import Counters
 from pantheon.errors import ConfigError
 from pantheon.lease import Ask, Assignment, Lease, Leases, Replica
-from pantheon.poison import Poisoned, count_attempt, failed_too_often, verdict
+from pantheon.poison import Poisoned, count_attempt, failed_too_often, forgive_attempt, verdict
 from pantheon.progress import Progress
 from pantheon.roster import Roster
 from pantheon.window import Window
+
+CRASH = "left while it held the request"
 
 __all__ = ["Assignment", "Counters", "Ledger", "Poisoned"]
 
@@ -30,8 +32,8 @@ class Ledger:
       failed it gets it again only when there is no other. The first reply wins, even a late one.
     - *Poison.* A request is given up after `attempts` refusals or crashes, on two replicas where
       there are two; `poisoned` then says which. A replica that crashes is blamed for its oldest
-      lease only, the one it most likely worked on; a lease that ran out blames nobody. A slow or
-      silent teacher is a matter for the caller's patience.
+      lease only, the one it most likely worked on, and `forgive` takes that back; a lease that
+      ran out blames nobody. A slow or silent teacher is a matter for the caller's patience.
 
     Memory and time depend on the window, never on the number of rows.
 
@@ -180,8 +182,15 @@ class Ledger:
         self.counters.lost += 1
         wanted = [lease for lease in list(gone.leases.values()) if self._end(lease)]
         if crashed and wanted:
-            self._blame(wanted[0], "left while it held the request")
+            self._teachers[teacher].crashes[replica] = wanted[0].ask
+            self._blame(wanted[0], CRASH)
         return tuple(sorted(a.ask.request for a in wanted if self._put_back(a)))
+
+    def forgive(self, teacher: str, replica: str) -> None:
+        """A replica that had left is back and had not crashed: it was the way to it that broke."""
+        ask = self._teacher(teacher).crashes.pop(replica, None)
+        if ask is not None:
+            forgive_attempt(ask, replica, CRASH)
 
     def dispatch(self, now: float) -> list[Assignment]:
         """Give requests away as window and credit allow; the caller sends what is returned.

@@ -76,6 +76,7 @@ class Welcome:
         views: how many views the dataset has, 0 for none.
         accepts_ids, accepts_inputs: what a Score may carry.
         heartbeat: seconds between heartbeats.
+        instance: names this run of the server, another after every start; empty: it is not told.
     """
 
     model: str
@@ -89,6 +90,7 @@ class Welcome:
     version: int = PROTOCOL
     heartbeat: float = 1.0
     limits: Limits = field(default_factory=Limits)
+    instance: str = ""
 
 
 @dataclass(frozen=True, slots=True)

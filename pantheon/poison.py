@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from pantheon.lease import Ask
 
+FORGIVEN = 16
+"""How often a broken connection is not held against a request: it may be its answer that breaks it,
+so there is an end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Poisoned:
@@ -34,6 +38,22 @@ def count_attempt(ask: Ask, replica: str, reason: str) -> None:
     """Hold a refusal or a crash against a replica."""
     ask.blame[replica] = ask.blame.get(replica, 0) + 1
     ask.reasons.append(f"{replica}: {reason}")
+
+
+def forgive_attempt(ask: Ask, replica: str, reason: str) -> None:
+    """Take one such count back, for a request that is not forgiven for the `FORGIVEN`-th time.
+
+    Example:
+        >>> ask = Ask("t", 0, nbytes=64)
+        >>> count_attempt(ask, "a", "left"), forgive_attempt(ask, "a", "left")
+        (None, None)
+        >>> ask.blame, ask.reasons
+        ({'a': 0}, [])
+    """
+    if ask.forgiven < FORGIVEN:
+        ask.forgiven += 1
+        ask.blame[replica] -= 1
+        ask.reasons.remove(f"{replica}: {reason}")
 
 
 def failed_too_often(ask: Ask, live: Collection[str], attempts: int) -> bool:

@@ -18,6 +18,7 @@ class Progress:
         asks: what it was asked and has not answered.
         back: of these, what nobody holds.
         ahead: answered requests past `low`.
+        crashes: by replica, the request that its last crash is blamed on.
 
     Example:
         >>> teacher = Progress("t", Roster(most=8), next=3, low=0)
@@ -33,6 +34,7 @@ class Progress:
     asks: dict[int, Ask] = field(default_factory=dict)
     back: set[int] = field(default_factory=set)
     ahead: set[int] = field(default_factory=set)
+    crashes: dict[str, Ask] = field(default_factory=dict)
 
     def answer(self, request: int) -> bool:
         """A request is answered; whether `low` has moved."""

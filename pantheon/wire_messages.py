@@ -137,6 +137,7 @@ def _write_welcome(m: Welcome) -> Body:
         "version": m.version,
         "heartbeat": m.heartbeat,
         "limits": list(astuple(m.limits)),
+        "instance": m.instance,
     }, []
 
 
@@ -157,6 +158,7 @@ def _read_welcome(f: Fields, payloads: Sequence[Buffer]) -> Welcome:
         version=f.integer("version"),
         heartbeat=f.seconds("heartbeat"),
         limits=Limits(*limits),
+        instance=f.maybe("instance", lambda k: f.text(k, 64)) or "",
     )
 
 

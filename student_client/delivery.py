@@ -394,6 +394,8 @@ class Delivery:
 
     def joined(self, replica: Replica) -> None:
         """A replica may be asked."""
+        if replica.survived:
+            self.ledger.forgive(replica.teacher, replica.address)
         self.ledger.leave(replica.teacher, NOBODY, crashed=False)
         self.ledger.join(replica.teacher, replica.address)
 

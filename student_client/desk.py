@@ -16,6 +16,7 @@ from pantheon.buffers import from_raw
 from pantheon.errors import PantheonError, TeacherUnavailable, TransportError
 from pantheon.knowledge import Knowledge
 from pantheon.messages import Cancel, Heartbeat, Refused, Score, Scored
+from pantheon.poison import FORGIVEN
 from pantheon.schema import KnowledgeSchema
 from pantheon.transport.wake import Wake
 from student_client.check import check_scored, intact
@@ -35,6 +36,7 @@ class Query:
         score: the message, without its number.
         ids, views: what the answer is labelled with, int64 ``[n]``.
         tries: how often it failed.
+        forgiven: how often a broken connection was taken for a crash.
     """
 
     score: Score
@@ -42,6 +44,7 @@ class Query:
     views: Tensor | None
     future: Future[Knowledge] = field(default_factory=Future)
     tries: int = 0
+    forgiven: int = 0
 
     def fail(self, error: BaseException) -> None:
         """Give up."""
@@ -73,6 +76,7 @@ class Desk:
         self._curious: list[Future[KnowledgeSchema]] = []
         self._sent: dict[int, _Sent] = {}
         self._number = 0
+        self._crashes: dict[str, Query] = {}
         self._pause = 0.0
         self._teacher: KnownTeacher | None = None
         self._stopping = False
@@ -197,6 +201,9 @@ class Desk:
         """The teacher has been reached."""
         if self._teacher is None and replica.welcome is not None:
             self._teacher = KnownTeacher.of(self._name, replica.welcome, None)
+        blamed = self._crashes.pop(replica.address, None)
+        if replica.survived and blamed is not None and blamed.forgiven < FORGIVEN:
+            blamed.tries, blamed.forgiven = blamed.tries - 1, blamed.forgiven + 1
         self._tell()
 
     def gone(self, teacher: str) -> bool:
@@ -206,6 +213,8 @@ class Desk:
     def left(self, replica: Replica, *, crashed: bool) -> None:
         """Ask again what a replica took with it; the oldest is blamed for a crash."""
         lost = [n for n, s in self._sent.items() if s.replica is replica]
+        if crashed and lost:
+            self._crashes[replica.address] = self._sent[lost[0]].query
         for number in lost:
             self._again(number, "lost", replica.down, blame=crashed and number == lost[0])
 

@@ -273,7 +273,7 @@ class Fleet:
         self.agreements[replica.teacher].accept(welcome, replica.address)
         if self.agreed:
             check_together(self.agreements)
-        replica.welcome = welcome
+        replica.come(welcome)
         self._waited[replica.teacher] = 0.0
         self.absent.discard(replica.teacher)
         logger.info("teacher %r at %s: %s", replica.teacher, replica.address, welcome.revision)

@@ -23,6 +23,8 @@ class Replica:
         retry_at: when to say Hello again, on the caller's clock, after it asked us to come later.
         found: the address at which it was found behind a name; None for one that was stated.
         failures: how often in a row it was lost before it had answered anything.
+        instance: which run of the server answered last.
+        survived: it is the run that was lost before, so that only the way to it had failed.
     """
 
     teacher: str
@@ -36,6 +38,8 @@ class Replica:
     retry_at: float | None = None
     found: Address | None = None
     failures: int = 0
+    instance: str = ""
+    survived: bool = False
 
     @property
     def address(self) -> str:
@@ -46,6 +50,12 @@ class Replica:
     def up(self) -> bool:
         """Whether it may be asked."""
         return self.welcome is not None
+
+    def come(self, welcome: Welcome) -> None:
+        """It answered our Hello."""
+        self.welcome = welcome
+        self.survived = bool(welcome.instance) and welcome.instance == self.instance
+        self.instance = welcome.instance
 
     def send(self, message: Message) -> bool:
         """Hand a message over; False when it is not there."""

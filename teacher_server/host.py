@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Sequence
 
 from pantheon.messages import Limits, Refused, Welcome
@@ -30,6 +31,7 @@ def describe(name: str, scorer: Scorer, limits: Limits) -> Welcome:
         accepts_ids=scorer.size is not None,
         heartbeat=HEARTBEAT_S,
         limits=limits,
+        instance=secrets.token_hex(8),
     )
 
 

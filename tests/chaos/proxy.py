@@ -12,6 +12,9 @@ from types import TracebackType
 
 CHUNK = 4096
 
+HELLO = 400
+"""Bytes that a student has sent at most before it asks for something."""
+
 
 @dataclass
 class Weather:
@@ -22,12 +25,17 @@ class Weather:
         cut: how likely a chunk breaks its connection.
         flip: how likely one bit of a chunk is turned over.
         flips: how many bits at most.
+        lives: how many connections are cut after a while: those over which the student sends
+            more than a greeting and a Hello.
+        life: seconds that each of them lasts from then on.
     """
 
     delay: float = 0.0
     cut: float = 0.0
     flip: float = 0.0
     flips: int = 1_000_000
+    lives: int = 0
+    life: float = 0.0
 
 
 class Proxy:
@@ -50,6 +58,7 @@ class Proxy:
         self._open = asyncio.Event()
         self._open.set()
         self._pumps: set[asyncio.Task[None]] = set()
+        self._students: set[asyncio.StreamWriter] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server = self._loop.run_until_complete(
             asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -60,6 +69,7 @@ class Proxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._writers.add(writer)
+        self._students.add(writer)
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
@@ -74,8 +84,13 @@ class Proxy:
     async def _pump(
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, other: asyncio.StreamWriter
     ) -> None:
+        passed = 0
         with suppress(OSError):
             while data := await source.read(CHUNK):
+                asks, passed = passed <= HELLO < passed + len(data), passed + len(data)
+                if asks and sink not in self._students and self.weather.lives > 0:
+                    self.weather.lives -= 1
+                    self._loop.call_later(self.weather.life, self._end, sink, other)
                 await self._open.wait()
                 await asyncio.sleep(self._random.uniform(0, self.weather.delay))
                 if self._random.random() < self.weather.cut:
@@ -98,7 +113,13 @@ class Proxy:
 
     def _abort(self, writer: asyncio.StreamWriter) -> None:
         self._writers.discard(writer)
+        self._students.discard(writer)
         writer.transport.abort()
+
+    def _end(self, *writers: asyncio.StreamWriter) -> None:
+        self.cuts += 1
+        for writer in writers:
+            self._abort(writer)
 
     def _do(self, act: Callable[[], None]) -> None:
         done = threading.Event()

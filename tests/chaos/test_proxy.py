@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pantheon.transport import Curve, parse_address
 from pantheon.transport.keys import generate
-from tests.chaos.lessons import Lesson, learn
+from student_client import TeacherClient
+from tests.chaos.lessons import BATCH, CLASSES, WIDTH, Lesson, Student, learn
 from tests.chaos.processes import Crew, Nursery
 from tests.chaos.proxy import Proxy, Weather
 from tests.chaos.script import Act, at
@@ -63,6 +65,36 @@ def test_connections_cut_anywhere_in_a_message_change_nothing(
     lesson = learn(addresses(proxies), 2)
     same(lesson, calm)
     assert sum(p.cuts for p in proxies) > 5
+
+
+def test_a_request_whose_connection_breaks_again_and_again_is_not_called_poison(
+    nursery: Nursery,
+) -> None:
+    with Crew(nursery, 1, pace=0.6) as crew:
+        crew.start()
+        port = parse_address(crew.addresses[0]).port
+        with Proxy(port, weather=Weather(lives=3, life=0.3)) as proxy:
+            student = Student({"expert": proxy.address})
+            batch = next(iter(student.loader))
+            stats = student.loader.stats()
+            student.loader.close()
+    assert len(batch.ids) == BATCH
+    assert stats.as_dict()["teachers"]["expert"]["losses"] == 3
+
+
+def test_a_query_whose_connection_breaks_again_and_again_is_not_called_poison(
+    nursery: Nursery,
+) -> None:
+    with Crew(nursery, 1, pace=0.6) as crew:
+        crew.start()
+        port = parse_address(crew.addresses[0]).port
+        with (
+            Proxy(port, weather=Weather(lives=2, life=0.3)) as proxy,
+            TeacherClient(proxy.address, attempts=2) as client,
+        ):
+            answer = client.query(torch.zeros(4, WIDTH)).result(30)
+            assert proxy.cuts == 2
+    assert answer["logits"].shape == (4, CLASSES)
 
 
 def test_a_black_hole_changes_nothing(proxies: list[Proxy], calm: Lesson) -> None:

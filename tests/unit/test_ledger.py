@@ -4,6 +4,7 @@ import pytest
 
 from pantheon.errors import ConfigError
 from pantheon.ledger import Ledger
+from pantheon.poison import FORGIVEN
 
 ROW = 4
 
@@ -447,6 +448,40 @@ def test_a_replica_that_comes_and_goes_while_it_answers_poisons_nothing():
         made.leave("t", "a")
         made.join("t", "a")
         assert made.poisoned is None
+
+
+def test_a_crash_that_was_a_broken_connection_is_forgiven_but_not_for_ever():
+    made = ledger(rows=4, attempts=2)
+    for _ in range(FORGIVEN):
+        made.dispatch(0.0)
+        made.leave("t", "a")
+        made.forgive("t", "a")
+        made.join("t", "a")
+    assert made.poisoned is None
+    for _ in range(2):
+        made.forgive("t", "a")
+        made.join("t", "a")
+        made.dispatch(0.0)
+        made.leave("t", "a")
+    assert made.poisoned is not None
+    assert made.poisoned.attempts == 2
+
+
+def test_only_the_crash_is_forgiven_and_not_a_refusal():
+    made = ledger(rows=4, attempts=3)
+    for reason in ("out of memory", "left", "out of memory"):
+        (a,) = made.dispatch(0.0)
+        if reason == "left":
+            made.leave("t", "a")
+            made.forgive("t", "a")
+            made.join("t", "a")
+        else:
+            made.refuse(a.lease, reason, 0.0)
+    assert made.poisoned is None
+    (a,) = made.dispatch(0.0)
+    made.refuse(a.lease, "out of memory", 0.0)
+    assert made.poisoned is not None
+    assert made.poisoned.reasons == ("a: out of memory",) * 3
 
 
 def test_a_goodbye_counts_against_nothing():

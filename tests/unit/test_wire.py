@@ -87,6 +87,7 @@ messages: st.SearchStrategy[Message] = st.one_of(
         numbers,
         st.floats(0.001, 86400),
         st.builds(Limits, st.integers(1, 1 << 40), st.integers(1, 1 << 40)),
+        names.map(lambda name: name[:64]),
     ),
     scores(),
     st.builds(
