@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pantheon.objective import Objective as Objective
     from pantheon.objective import Term as Term
     from pantheon.ragged import Ragged as Ragged
+    from pantheon.resuming import Checkpoint as Checkpoint
     from pantheon.schema import FieldSpec as FieldSpec
     from pantheon.schema import KnowledgeSchema as KnowledgeSchema
     from pantheon.stream import KnowledgeStream as KnowledgeStream
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BFloat16",
+    "Checkpoint",
     "Codec",
     "Concat",
     "FieldSpec",
@@ -73,6 +75,7 @@ _HOMES = {
     "merge": ("Concat", "Mean", "Merge", "Mixture", "Route", "Stack", "Sum", "Weighted"),
     "objective": ("Objective", "Term"),
     "ragged": ("Ragged",),
+    "resuming": ("Checkpoint",),
     "schema": ("FieldSpec", "KnowledgeSchema"),
     "stream": ("KnowledgeStream",),
     "topk": ("TopKLogits", "TopKMixture"),

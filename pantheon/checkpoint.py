@@ -1,11 +1,13 @@
-"""Nested state in one safetensors file: tensors as tensors, the rest as JSON; no pickle."""
+"""Checkpoints: nested state in one safetensors file, written atomically; no pickle."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,120 +15,167 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pantheon.errors import DiskFullError, StoreError
+from pantheon import copies
+from pantheon.errors import DiskFullError, PantheonError, StoreError
+from pantheon.nested import checksum, pack, unpack
 
 KEY = "pantheon.state"
 """The metadata entry that holds the JSON."""
 
+SUM = "pantheon.xxh3_64"
+"""The metadata entry that holds the checksum of the JSON and of all tensors."""
 
-def save(path: str | os.PathLike[str], state: Mapping[Any, Any]) -> None:
+PARTIAL = ".partial"
+"""How the names of files end that are being written."""
+
+
+def save(path: str | os.PathLike[str], state: Mapping[Any, Any], *, keep: int = 1) -> str:
     """Write `state` so that `path` always holds a whole checkpoint, the old one or the new one.
 
+    The file is written under another name, flushed to the disk and renamed. With `keep` above 1
+    those before are kept as ``PATH.1`` (the youngest), ``PATH.2``, and so on.
+
     Args:
-        path: a file; its folder is made where it does not exist.
+        path: a file, or a link to one; its folder is made where it does not exist.
         state: mappings (keys: texts or integers), lists and tuples of tensors, numbers, texts,
             booleans and None, to any depth.
+        keep: how many files there are in the end, the new one included.
+
+    Returns:
+        The checksum, which `label` reads too.
 
     Raises:
-        StoreError: a value of another type; names where it is.
+        StoreError: a value of another type, with where it is; or the disk refuses.
         DiskFullError: no space left; the old file is still there.
 
     Example:
         >>> import tempfile, torch
         >>> file = Path(tempfile.mkdtemp(), "state.safetensors")
-        >>> save(file, {"step": 3, "weights": {0: torch.ones(2)}})
-        >>> load(file)
-        {'step': 3, 'weights': {0: tensor([1., 1.])}}
+        >>> saved = save(file, {"step": 3, "weights": {0: torch.ones(2)}})
+        >>> load(file), label(file) == saved
+        ({'step': 3, 'weights': {0: tensor([1., 1.])}}, True)
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = aim(path)
     tensors: dict[str, Tensor] = {}
-    text = json.dumps(_pack(state, "state", tensors))
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    text = _text(state, tensors)
+    found = checksum(text, tensors)
+    # A name of its own, so that two processes that write here do not write into each other's file.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    with _refusals(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(tensors, partial, {KEY: text, SUM: found})
+            _flush(partial)
+            copies.push(path, keep)
+            os.replace(partial, path)
+            _flush(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+    return found
+
+
+def aim(path: str | os.PathLike[str]) -> Path:
+    """The file itself, where `path` is a link to it: a rename would replace the link."""
+    path = Path(path)
+    return path.resolve() if path.is_symlink() else path
+
+
+def _text(state: Mapping[Any, Any], tensors: dict[str, Tensor]) -> str:
     try:
-        save_file(tensors, partial, {KEY: text})
-        os.replace(partial, path)
+        return json.dumps(pack(state, "state", tensors))
+    except (RecursionError, ValueError) as error:
+        if isinstance(error, PantheonError):
+            raise
+        raise StoreError(f"the state cannot be written as JSON: {error}") from error
+
+
+def sweep(path: Path) -> None:
+    """Remove what processes that were killed while they wrote to `path` have left."""
+    if path.parent.is_dir():
+        for file in path.parent.iterdir():
+            if file.name.startswith(f".{path.name}.") and file.name.endswith(PARTIAL):
+                file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """What the disk refuses, as our errors."""
+    try:
+        yield
     except (OSError, SafetensorError) as error:
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             raise DiskFullError(
-                f"no space left while writing {path}; the previous checkpoint is kept: free some "
+                f"no space left for the checkpoint {path}; the previous checkpoint is kept: free "
                 "space and resume from it"
             ) from error
         raise StoreError(f"cannot write the checkpoint {path}: {error}") from error
+
+
+def _flush(path: Path) -> None:
+    """Have a file's bytes, or a folder's names, on the disk before what follows."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
     finally:
-        partial.unlink(missing_ok=True)
+        os.close(opened)
 
 
 def load(path: str | os.PathLike[str]) -> dict[Any, Any]:
     """Read what `save` wrote, on the CPU.
 
     Raises:
-        StoreError: the file is absent, cut short or not a checkpoint.
+        StoreError: the file is absent, cut short, altered or not a checkpoint.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise StoreError(
-            f"cannot read the checkpoint {path}: {error}; expected a file written by Pantheon"
-        ) from error
+    return load_labelled(path)[0]
+
+
+def load_labelled(path: str | os.PathLike[str]) -> tuple[dict[Any, Any], str]:
+    """What `load` answers, and the checksum that `label` would answer for the same file."""
+    metadata, tensors = _read(path)
+    text = metadata.get(KEY)
     if text is None:
         raise StoreError(
             f"{path} is a safetensors file without {KEY!r} in its metadata; expected a checkpoint"
         )
     try:
-        state = _unpack(json.loads(text), tensors)
+        state = unpack(json.loads(text), tensors)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise StoreError(f"the checkpoint {path} contradicts itself: {error!r:.200}") from error
     if not isinstance(state, dict):
         raise StoreError(
             f"the checkpoint {path} holds a {type(state).__name__}; expected a mapping"
         )
-    return state
+    found = checksum(text, tensors)
+    if metadata.get(SUM) != found:
+        raise StoreError(
+            f"the checkpoint {path} was altered after it was written: its checksum is {found}, "
+            f"expected {metadata.get(SUM)}; resume from an older one"
+        )
+    return state, found
 
 
-def _pack(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
-    """`value` as JSON, its tensors moved to `tensors` under the path they were found at."""
-    match value:
-        case None | bool() | int() | float() | str():
-            return value
-        case Tensor():
-            # A copy, because safetensors refuses tensors that share memory (tied weights do).
-            tensors[where] = value.detach().cpu().clone().contiguous()
-            return {"tensor": where}
-        case Mapping():
-            pairs = [[_key(k, where), _pack(v, f"{where}.{k}", tensors)] for k, v in value.items()]
-            return {"map": pairs}
-        case list() | tuple():
-            kind = "tuple" if isinstance(value, tuple) else "list"
-            return {kind: [_pack(v, f"{where}.{i}", tensors) for i, v in enumerate(value)]}
-    raise StoreError(
-        f"{where} is a {type(value).__name__}; a checkpoint holds tensors, numbers, texts, None, "
-        "and mappings and lists of them"
-    )
+def label(path: str | os.PathLike[str]) -> str | None:
+    """The checksum that a checkpoint's header states, by which two are told apart.
+
+    None where there is no file, or none with such a header. The file's content is not read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = (file.metadata() or {}).get(SUM)
+    except (OSError, SafetensorError):
+        return None
+    return found
 
 
-def _key(key: Any, where: str) -> str | int:
-    if type(key) in (str, int):
-        return key  # type: ignore[no-any-return]  # mypy does not narrow by type() in a tuple
-    raise StoreError(f"{where} has a key of type {type(key).__name__}; expected text or integer")
-
-
-def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if not isinstance(value, dict):
-        return value
-    ((kind, inner),) = value.items()
-    match kind:
-        case "tensor":
-            return tensors[inner]
-        case "map":
-            return {key: _unpack(v, tensors) for key, v in inner}
-        case "list":
-            return [_unpack(v, tensors) for v in inner]
-        case "tuple":
-            return tuple(_unpack(v, tensors) for v in inner)
-    raise ValueError(f"unknown kind {kind!r}")
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return file.metadata() or {}, tensors
+    except (OSError, SafetensorError) as error:
+        raise StoreError(
+            f"cannot read the checkpoint {path}: {error}; expected a file written by Pantheon"
+        ) from error
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:

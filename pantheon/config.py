@@ -175,10 +175,11 @@ class LossConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """Where a training's state is kept, and after how many steps beside every epoch's end."""
+    """Where a training's state is kept, in how many files, and after how many steps."""
 
     path: Path
     every: PositiveInt | None = None
+    keep: PositiveInt = 2
 
 
 class StudentConfig(Section):

@@ -46,9 +46,10 @@ class Ranks:
         """Every rank's `values`, ``[world, ...]``; of one shape and dtype, on the CPU."""
         if self.world == 1:
             return values.unsqueeze(0)
+        values = values.contiguous().to("cuda" if dist.get_backend() == "nccl" else "cpu")
         every = [torch.empty_like(values) for _ in range(self.world)]
-        dist.all_gather(every, values.contiguous())
-        return torch.stack(every)
+        dist.all_gather(every, values)
+        return torch.stack(every).cpu()
 
     def align(self, model: nn.Module) -> None:
         """Give every rank the first one's parameters and buffers."""
@@ -83,6 +84,17 @@ def _sum(parameters: list[nn.Parameter]) -> None:
     parts = torch.split(flat, [p.numel() for p in parameters])
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.grad = part.view_as(parameter)
+
+
+def current() -> Ranks:
+    """The ranks that torch.distributed has connected in this process; alone where it has not.
+
+    >>> current()
+    Ranks(rank=0, world=1)
+    """
+    if not dist.is_available() or not dist.is_initialized():
+        return Ranks()
+    return Ranks(dist.get_rank(), dist.get_world_size())
 
 
 @contextmanager

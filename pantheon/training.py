@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pantheon import checkpoint
 from pantheon.errors import ConfigError, ResumeMismatch
 from pantheon.objective import call_student
 from pantheon.ranks import Ranks
+from pantheon.resuming import Checkpoint
 from pantheon.sequence import NOTHING, extend
 from pantheon.stream import Batch, KnowledgeStream
 
@@ -99,6 +99,7 @@ class Training:
         scheduler: stepped after every step, with `state_dict` and `load_state_dict`.
         evaluate: called after each epoch with the model in eval and inference mode.
         path: a checkpoint file, written after every epoch and every `every` steps.
+        keep: how many checkpoint files are kept, see `pantheon.Checkpoint`.
         on_step, on_epoch: told of progress.
         ranks: the processes that train this student together, each with its part of every batch.
             A loss is the mean over the rows of all of them; the first rank evaluates and saves.
@@ -124,6 +125,7 @@ class Training:
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         path: str | os.PathLike[str] | None = None,
         every: int | None = None,
+        keep: int = 2,
         on_step: Callable[[Step], None] | None = None,
         on_epoch: Callable[[Epoch], None] | None = None,
         ranks: Ranks | None = None,
@@ -133,6 +135,8 @@ class Training:
         self.optimizer, self.scheduler = optimizer, scheduler
         self.epochs, self.evaluate = epochs, evaluate
         self.path, self.every = None if path is None else Path(path), every
+        self.keep = keep
+        self._checkpoint: Checkpoint | None = None
         self.on_step, self.on_epoch = on_step, on_epoch
         self.history: list[Epoch] = []
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -274,26 +278,9 @@ class Training:
 
         All ranks call it, and the first one writes.
         """
-        if self.path is None:
-            raise ConfigError("this training has no path for its checkpoint; give it one")
-        random = self.ranks.gather(torch.get_rng_state())
-        running = replace(self._running, losses=self._sums(self._running))
-        if not self.ranks.first:
-            return
-        checkpoint.save(
-            self.path,
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "optimizer_kind": type(self.optimizer).__name__,
-                "scheduler": self.scheduler.state_dict() if self.scheduler else None,
-                "stream": self.stream.state_dict(),
-                "rng": random,
-                "ids": self.ids,
-                "history": [asdict(epoch) for epoch in self.history],
-                "running": {k: getattr(running, k) for k in _Running.__slots__},
-            },
-        )
+        kept = self._kept()
+        kept.steps = len(self.history) * len(self.stream) + self._running.steps
+        kept.save()
 
     def resume(self) -> bool:
         """Continue from the checkpoint at `path`; False when there is none.
@@ -302,39 +289,53 @@ class Training:
             StoreError: the file cannot be read.
             ResumeMismatch: the checkpoint is of another model, optimizer or stream.
         """
-        if self.path is None or not self.path.exists():
+        if self.path is None or not self._kept().resume():
             return False
-        state = checkpoint.load(self.path)
-        kind = type(self.optimizer).__name__
-        saved = state.get("optimizer_kind", kind)
-        if saved != kind:  # torch would take over the other one's settings and fail later
-            raise ResumeMismatch(
-                f"the checkpoint {self.path} was saved with the optimizer {saved}, this run has "
-                f"{kind}; resume with {saved}, or start with another checkpoint"
-            )
-        try:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.scheduler is not None:
-                self.scheduler.load_state_dict(state["scheduler"])
-            self.ids, random = state["ids"], state["rng"]
-        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            raise ResumeMismatch(
-                f"the checkpoint {self.path} does not fit this run: {error}; resume with the "
-                "model and optimizer that it was saved with, or start with another checkpoint"
-            ) from error
-        self.stream.load_state_dict(state["stream"])
-        self._resumed = self._set_random(random)
-        self.history = [Epoch(**epoch) for epoch in state["history"]]
-        self._running = _Running(**state["running"])
+        self._resumed = self._kept().random_restored
         if not self.ranks.first:  # the first rank goes on with the sums of all
             self._running.losses = {k: torch.zeros_like(v) for k, v in self._running.losses.items()}
-        log.info("resumed from %s after %d epochs", self.path, len(self.history))
+        log.info("%d epochs are done", len(self.history))
         return True
 
-    def _set_random(self, random: Tensor) -> bool:
-        """Take up the random state of this rank; False where it was saved by other ranks."""
-        same = len(random) == self.ranks.world
-        # torch reads a view of a row from the start of its storage, hence a copy.
-        torch.set_rng_state(random[self.ranks.rank if same else 0].clone())
-        return same
+    def discard(self) -> None:
+        """Remove the checkpoint at `path`, if there is one, to start anew; all ranks call it."""
+        if self.path is not None:
+            self._kept().discard()
+
+    def _kept(self) -> Checkpoint:
+        """The checkpoint, made when it is first used."""
+        if self.path is None:
+            raise ConfigError("this training has no path for its checkpoint; give it one")
+        if self._checkpoint is None:
+            self._checkpoint = Checkpoint(
+                self.path,
+                keep=self.keep,
+                ranks=self.ranks,
+                model=self.model,
+                optimizer=self.optimizer,
+                scheduler=self.scheduler,
+                stream=self.stream,
+                progress=_Progress(self),
+            )
+        return self._checkpoint
+
+
+class _Progress:
+    """How far a training is, as a part of its checkpoint."""
+
+    def __init__(self, training: Training) -> None:
+        self._training = training
+
+    def state_dict(self) -> dict[str, Any]:
+        run = self._training
+        running = replace(run._running, losses=run._sums(run._running))
+        return {
+            "ids": run.ids,
+            "history": [asdict(epoch) for epoch in run.history],
+            "running": {name: getattr(running, name) for name in _Running.__slots__},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        run = self._training
+        run.ids, run._running = state["ids"], _Running(**state["running"])
+        run.history = [Epoch(**epoch) for epoch in state["history"]]

@@ -253,6 +253,11 @@ class KnowledgeLoader:
         itinerary = self._itinerary or self._settle()[1]
         return itinerary.order.steps
 
+    @property
+    def epoch(self) -> int:
+        """The epoch that is read, or was abandoned, or is to be gone on with; else the next one."""
+        return self._position.epoch
+
     def set_epoch(self, epoch: int) -> None:
         """Have the next ``iter()`` start this epoch; one that is to be resumed stays resumed."""
         if not isinstance(epoch, int) or epoch < 0:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def distill(
     student: Annotated[Path, typer.Argument(metavar="STUDENT.YAML")],
     fresh: Annotated[
-        bool, typer.Option(help="Start anew even where the checkpoint file exists.")
+        bool, typer.Option(help="Start anew, and remove the checkpoint that is there.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -43,7 +43,9 @@ def distill(
             shown = _Shown(bar, loader.stats, json)
             told = {"on_step": shown.step, "on_epoch": shown.epoch} if ranks.first else {}
             training = training_from(config, loader, ranks, **told)
-            if not fresh and training.resume() and ranks.first and not json:
+            if fresh:
+                training.discard()
+            elif training.resume() and ranks.first and not json:
                 stdout.print(f"resumed after epoch {len(training.history)}", markup=False)
             history = training.run()
         if ranks.first:

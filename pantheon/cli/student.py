@@ -54,6 +54,7 @@ def training_from(
         evaluate=function_from(config, config.evaluate, "evaluate"),
         path=config.checkpoint.path if config.checkpoint else None,
         every=config.checkpoint.every if config.checkpoint else None,
+        keep=config.checkpoint.keep if config.checkpoint else 2,
         ranks=ranks,
         **callbacks,
     )

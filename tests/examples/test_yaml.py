@@ -87,3 +87,6 @@ def test_a_dump_stands_in_for_the_address(folder: Path) -> None:
     student.write_text(student.read_text().replace("tcp://127.0.0.1:5557", "runs/knowledge"))
     trained = pantheon(folder, "distill", "student.yaml")
     assert trained.returncode == 0, trained.stderr
+    anew = pantheon(folder, "distill", "student.yaml", "--fresh", "--json")
+    assert anew.returncode == 0, anew.stderr
+    assert [json.loads(line).get("epoch") for line in anew.stdout.splitlines()] == [0, 1, None]

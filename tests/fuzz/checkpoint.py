@@ -10,9 +10,12 @@ from random import Random
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
 
 from pantheon import checkpoint
 from pantheon.errors import StoreError
+from pantheon.nested import checksum
 from tests.fuzz import tree
 from tests.fuzz.octets import dig, scramble
 from tests.fuzz.target import Target
@@ -43,7 +46,7 @@ def read(data: bytes) -> None:
 
 
 def mutate(data: bytes, rng: Random) -> bytes:
-    """Change the header's JSON, or the JSON of the state inside it, or bytes."""
+    """Change the header's JSON, or the JSON of the state inside it and its checksum, or bytes."""
     size = int.from_bytes(data[:8], "little")
     how = rng.random()
     if how < 0.2:
@@ -53,9 +56,17 @@ def mutate(data: bytes, rng: Random) -> bytes:
         if how < 0.5:
             text = json.dumps(tree.change(wire, rng)).encode()
         else:
-            wire["__metadata__"][checkpoint.KEY] = _state(wire["__metadata__"], rng, how < 0.6)
-            text = json.dumps(wire).encode()
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            state = _state(wire["__metadata__"], rng, how < 0.6)
+            found = {checkpoint.KEY: state, checkpoint.SUM: checksum(state, load(data))}
+            text = json.dumps(wire | {"__metadata__": found}).encode()
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+        SafetensorError,
+    ):
         return scramble(data, rng)
     return len(text).to_bytes(8, "little") + text + data[8 + size :]
 

@@ -142,6 +142,18 @@ def test_a_finished_training_resumes_to_its_end(tmp_path: Path) -> None:
     assert len(again.run()) == 1
 
 
+def test_a_run_that_starts_anew_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    training(path, epochs=1).run()
+    again = training(path, epochs=1)
+    with pytest.raises(StoreError, match="has not begun from it"):
+        again.run()
+    again = training(path, epochs=1)
+    again.discard()
+    assert len(again.run()) == 1
+    assert training(path, epochs=1).resume()
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     training(path, epochs=1).run()

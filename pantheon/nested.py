@@ -1,0 +1,141 @@
+"""Nested state as JSON beside named tensors, and back. No I/O."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import xxhash
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from pantheon.errors import StoreError
+
+DTYPES = frozenset(
+    {
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.float8_e4m3fn,
+        torch.float8_e4m3fnuz,
+        torch.float8_e5m2,
+        torch.float8_e5m2fnuz,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint64,
+        torch.uint32,
+        torch.uint16,
+        torch.uint8,
+        torch.bool,
+        torch.complex64,
+    }
+)
+"""What safetensors can carry."""
+
+
+def pack(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
+    """`value` as JSON, its tensors copied to `tensors` under the path they were found at.
+
+    Raises:
+        StoreError: a value of a type that a checkpoint does not hold; names where it is.
+
+    Example:
+        >>> found = {}
+        >>> pack({"step": 3, "pair": (1, None)}, "state", found)
+        {'map': [['step', 3], ['pair', {'tuple': [1, None]}]]}
+    """
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case Tensor():
+            name = _free(where, tensors)
+            tensors[name] = _copy(value, where)
+            return {"tensor": name}
+        case Mapping():
+            # Schedulers keep their milestones in a Counter, and ask it what a dict cannot answer.
+            kind = "counter" if isinstance(value, Counter) else "map"
+            pairs = [[_key(k, where), pack(v, f"{where}.{k}", tensors)] for k, v in value.items()]
+            return {kind: pairs}
+        case list() | tuple():
+            kind = "tuple" if isinstance(value, tuple) else "list"
+            return {kind: [pack(v, f"{where}.{i}", tensors) for i, v in enumerate(value)]}
+    raise StoreError(
+        f"{where} is a {type(value).__name__}; a checkpoint holds tensors, numbers, texts, None, "
+        "and mappings and lists of them"
+    )
+
+
+def _free(name: str, tensors: Mapping[str, Tensor]) -> str:
+    """A name that is not taken: ``{"a.b": x, "a": {"b": y}}`` has two tensors at one path."""
+    while name in tensors:
+        name += "'"
+    return name
+
+
+def _copy(tensor: Tensor, where: str) -> Tensor:
+    """A copy on the CPU of its own, because safetensors refuses what shares memory (tied weights).
+
+    Lazy weights, shards of a distributed tensor and the like are not what they seem, so only plain
+    tensors are taken.
+    """
+    kind = type(tensor).__name__
+    if is_lazy(tensor):
+        raise StoreError(f"{where} is a {kind}, which has no values yet; run the model once before")
+    plain = tensor.detach()
+    dense = type(plain) is Tensor and plain.layout is torch.strided and not plain.is_meta
+    if not dense or plain.dtype not in DTYPES:
+        raise StoreError(
+            f"{where} is a {kind} of {plain.dtype}, {plain.layout}, on {plain.device}; a "
+            "checkpoint holds plain dense tensors of the dtypes of safetensors: gather or convert "
+            "it in the part's state_dict"
+        )
+    plain = plain.resolve_conj().resolve_neg()
+    return plain.to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+def _key(key: Any, where: str) -> str | int:
+    if type(key) in (str, int):
+        return key  # type: ignore[no-any-return]  # mypy does not narrow by type() in a tuple
+    raise StoreError(f"{where} has a key of type {type(key).__name__}; expected text or integer")
+
+
+def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What `pack` was given.
+
+    Raises:
+        KeyError, TypeError, ValueError, RecursionError: JSON that `pack` does not answer.
+    """
+    if not isinstance(value, dict):
+        return value
+    ((kind, inner),) = value.items()
+    match kind:
+        case "tensor":
+            return tensors[inner]
+        case "map" | "counter":
+            pairs = {key: unpack(v, tensors) for key, v in inner}
+            return pairs if kind == "map" else Counter(pairs)
+        case "list":
+            return [unpack(v, tensors) for v in inner]
+        case "tuple":
+            return tuple(unpack(v, tensors) for v in inner)
+    raise ValueError(f"unknown kind {kind!r}")
+
+
+def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """xxh3_64 of a text and of the names, dtypes, shapes and bytes of tensors, in hexadecimal.
+
+    >>> checksum("a", {}) == checksum("b", {})
+    False
+    """
+    state = xxhash.xxh3_64(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        state.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        if tensor.numel():
+            state.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return str(state.hexdigest())
