@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from pantheon.errors import TransportError
 from pantheon.messages import Limits, Message
 from pantheon.transport import oip
 from pantheon.transport.address import Address
 from pantheon.transport.base import Listener, Lost, Peer
+from pantheon.transport.grpc_health import HealthServicer
 from pantheon.transport.grpc_peers import GrpcPeers
 from pantheon.transport.grpc_service import Servicer
 from pantheon.transport.grpc_tls import server_credentials
@@ -50,7 +52,9 @@ class GrpcListener(Listener):
         self._server = grpc.server(
             self._pool, options=_options(limits), maximum_concurrent_rpcs=MAX_CALLS
         )
-        self._server.add_generic_rpc_handlers((oip.handlers(Servicer(self._peers, self._count)),))
+        servicer = Servicer(self._peers, self._count)
+        self._server.add_generic_rpc_handlers((oip.handlers(servicer),))
+        add_HealthServicer_to_server(HealthServicer(servicer.greet), self._server)
         try:
             if credentials is None:
                 port = self._server.add_insecure_port(address.netloc)

@@ -67,12 +67,16 @@ class Servicer:
 
     def ServerReady(self, request: Any, context: Any) -> Any:
         """The teacher answers Hello (with several models it refuses one without a name)."""
-        with self._call(context) as peer:
-            answer = self._greet(peer, "")
+        answer = self.greet(context, "")
         ready = isinstance(answer, Welcome) or (
             isinstance(answer, Refused) and answer.code == "model"
         )
         return oip.ServerReadyResponse(ready=ready)
+
+    def greet(self, context: Any, model: str) -> Message | None:
+        """What the teacher answers to a Hello for a model; None where it does not in time."""
+        with self._call(context) as peer:
+            return self._greet(peer, model)
 
     def ServerMetadata(self, request: Any, context: Any) -> Any:
         """Our name, version, and the extension that tells our students who we are."""
@@ -83,8 +87,7 @@ class Servicer:
 
     def ModelReady(self, request: Any, context: Any) -> Any:
         """The teacher welcomes a student of this model."""
-        with self._call(context) as peer:
-            answer = self._greet(peer, request.name)
+        answer = self.greet(context, request.name)
         return oip.ModelReadyResponse(ready=isinstance(answer, Welcome))
 
     def ModelMetadata(self, request: Any, context: Any) -> Any:

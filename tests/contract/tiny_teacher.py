@@ -22,6 +22,7 @@ class TinyTeacher:
         self.listener = listen(address)
         self.address = self.listener.address
         self.lost = 0
+        self.draining = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._serve)
 
@@ -52,6 +53,8 @@ class TinyTeacher:
                 self.listener.send(peer, self._score(message))
 
     def _greet(self, hello: Hello) -> Welcome | Refused:
+        if self.draining:
+            return Refused(None, "draining", "this server is about to stop")
         if hello.model not in ("", "tiny"):
             return Refused(None, "model", f"no model {hello.model!r}; this server has 'tiny'")
         return Welcome("tiny", "r1", SCHEMA, size=100, views=1)
