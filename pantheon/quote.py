@@ -1,4 +1,4 @@
-"""Untrusted values in messages: short, however long or deep they are."""
+"""Untrusted values in messages: short, however long or deep, and on one line."""
 
 from __future__ import annotations
 
@@ -18,3 +18,30 @@ def quoted(value: Any) -> str:
         ('[1, 1, 1, 1, 1, 1, 1, 1, ...]', '[[[...]]]')
     """
     return _SHORT.repr(value)[:200]
+
+
+def printable(text: str) -> str:
+    """A text in which every character that does not simply print is written as its escape.
+
+    So text from a peer can neither begin a line of its own, nor move a terminal's cursor, nor turn
+    the direction of what follows.
+
+    Example:
+        >>> printable("caf\u00e9"), printable("a\\nb\\x1b[2J")
+        ('caf\u00e9', 'a\\\\nb\\\\x1b[2J')
+    """
+    if text.isprintable():
+        return text
+    return "".join([c if c.isprintable() else ascii(c)[1:-1] for c in text])
+
+
+def shortened(text: str, limit: int) -> str:
+    """A text of at most `limit` characters, and how many there were more.
+
+    Example:
+        >>> shortened("abcdef", 3)
+        'abc ... (3 characters more)'
+    """
+    return (
+        text if len(text) <= limit else f"{text[:limit]} ... ({len(text) - limit} characters more)"
+    )

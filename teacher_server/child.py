@@ -17,6 +17,7 @@ import torch
 
 from pantheon.errors import PantheonError
 from pantheon.fields import Schema
+from pantheon.logs import Logs
 from pantheon.messages import Limits
 from teacher_server.server import start
 from teacher_server.teacher import Teacher
@@ -31,6 +32,7 @@ class Work:
         device: where forwards run.
         threads: of torch.
         limits: of requests and replies.
+        logs: how the parent logs; None leaves it to the user's program.
     """
 
     model: Any
@@ -40,6 +42,7 @@ class Work:
     device: str
     threads: int
     limits: Limits
+    logs: Logs | None = None
 
 
 def run(work: Work, address: str, errors: Connection) -> None:
@@ -52,6 +55,8 @@ def run(work: Work, address: str, errors: Connection) -> None:
     # Ctrl-C in a terminal reaches the whole group; the parent decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    if work.logs is not None:
+        work.logs.saying(worker=multiprocessing.current_process().name).set_up()
     _end_with_parent(address.removeprefix("ipc://"))
     torch.set_num_threads(work.threads)
     try:

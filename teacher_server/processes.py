@@ -14,6 +14,7 @@ import torch
 import zmq
 
 from pantheon.errors import RevisionMismatch
+from pantheon.logs import current
 from pantheon.messages import Limits, Welcome
 from pantheon.transport.wake import Wake
 from teacher_server.child import Work
@@ -84,7 +85,14 @@ def _work(teacher: Teacher, device: str, limits: Limits) -> Work:
         threads = max(1, threads // len(teacher.devices))
     inside = replace(limits, max_in_flight=INSIDE)
     return Work(
-        teacher.model, teacher.dataset, teacher.schema, teacher.options, device, threads, inside
+        teacher.model,
+        teacher.dataset,
+        teacher.schema,
+        teacher.options,
+        device,
+        threads,
+        inside,
+        logs=current(),
     )
 
 

@@ -15,11 +15,11 @@ from pantheon.cli.guard import (
     guarded,
     interruptible,
     leave_at_once,
-    log_to_stderr,
     set_debug,
 )
 from pantheon.cli.inspect import inspect
 from pantheon.cli.keygen import keygen
+from pantheon.cli.log import LogFormat, LogLevel, log_to_stderr
 from pantheon.cli.serve import serve
 
 app = typer.Typer(
@@ -45,6 +45,13 @@ def options(
     verbose: Annotated[
         int, typer.Option("--verbose", "-v", count=True, help="Log more; twice for everything.")
     ] = 0,
+    log_level: Annotated[
+        LogLevel, typer.Option(envvar="PANTHEON_LOG_LEVEL", help="The least that is logged.")
+    ] = LogLevel.WARNING,
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(envvar="PANTHEON_LOG_FORMAT", help="Text for people, JSON for programs."),
+    ] = LogFormat.TEXT,
     debug: Annotated[bool, typer.Option(help="Show errors with their traceback.")] = False,
     _: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
@@ -52,7 +59,7 @@ def options(
 ) -> None:
     """Teachers serve what they know; students learn from the stream."""
     set_debug(debug)
-    log_to_stderr(verbose)
+    log_to_stderr(verbose, log_level, log_format)
     interruptible()
 
 

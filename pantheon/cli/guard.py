@@ -13,10 +13,13 @@ from types import FrameType
 from typing import NoReturn, ParamSpec
 
 import typer
-from rich.logging import RichHandler
 
 from pantheon.cli.output import stderr
 from pantheon.errors import ConfigError, PantheonError
+from pantheon.logs import current
+from pantheon.quote import printable
+
+logger = logging.getLogger("pantheon")
 
 WRONG, FAILED, INTERRUPTED = 2, 1, 130
 """Exit statuses: what was asked cannot be; it could, but failed; Ctrl-C."""
@@ -49,8 +52,13 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
 
 def _leave(error: PantheonError) -> NoReturn:
-    stderr.print("error:", style="bold red", end=" ")
-    stderr.print(str(error), markup=False)
+    logs = current()
+    if logs is not None and logs.json:
+        logger.error("%s", error, extra={"error": type(error).__name__})
+    else:
+        stderr.print("error:", style="bold red", end=" ")
+        # It may quote a peer; several faults of a file are several lines.
+        stderr.print("\n".join(map(printable, str(error).split("\n"))), markup=False)
     raise typer.Exit(WRONG if isinstance(error, ConfigError) else FAILED) from None
 
 
@@ -74,10 +82,3 @@ def leave_at_once() -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(INTERRUPTED)
-
-
-def log_to_stderr(verbosity: int) -> None:
-    """Show warnings; with one ``-v`` also what happens, with two everything."""
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
-    handler = RichHandler(console=stderr, show_path=False, rich_tracebacks=False)
-    logging.basicConfig(level=level, format="%(name)s: %(message)s", handlers=[handler])
