@@ -49,6 +49,7 @@ class Ledger:
         head: rows yielded before, a multiple of `batch` or `rows`.
         first_lease: number of the first lease; the `next_lease` of the epoch before.
         ramp: rows of the first request, where later ones double it up to `request`; None for none.
+        counters: what to count on; from 0 by default.
 
     Raises:
         ConfigError: an argument that cannot be.
@@ -81,6 +82,7 @@ class Ledger:
         head: int = 0,
         first_lease: int = 0,
         ramp: int | None = None,
+        counters: Counters | None = None,
     ) -> None:
         for name, value in (
             ("rows", rows),
@@ -98,7 +100,7 @@ class Ledger:
             )
         self.rows, self.batch, self.attempts = rows, batch, attempts
         self.poisoned: Poisoned | None = None
-        self.counters = Counters()
+        self.counters = Counters() if counters is None else counters
         self.next_lease = first_lease
         self._window = Window(rows, batch, request, row_bytes, window_bytes, head, ramp)
         self._leases = Leases(lease)
@@ -370,9 +372,8 @@ class Ledger:
         found = self._leases.close(lease, self._now)
         if found is None or found.ask.answered or found.ask.lease is not None:
             return
-        if self._put_back(found) and found.replica is self._aside:
-            # It went to no replica that could have lost it.
-            self.counters.requeued -= 1
+        # What went to no replica could not be lost by one.
+        self._put_back(found, counted=found.replica is not self._aside)
 
     def ready(self) -> int:
         """The row up to which every teacher has answered, cut down to whole batches or the end."""
@@ -419,14 +420,14 @@ class Ledger:
         self._leases.end(lease)
         return not lease.ask.answered
 
-    def _put_back(self, lease: Lease) -> bool:
+    def _put_back(self, lease: Lease, counted: bool = True) -> bool:
         """Let the request be given away again, to another replica if there is one."""
         ask = lease.ask
         ask.blame.setdefault(lease.replica.name, 0)
         if self.poisoned is not None and self.poisoned.concerns(ask):
             return False
         self._teachers[ask.teacher].back.add(ask.request)
-        self.counters.requeued += 1
+        self.counters.requeued += counted
         return True
 
     def _blame(self, lease: Lease, reason: str, final: bool = False) -> None:

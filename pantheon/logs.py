@@ -24,6 +24,9 @@ MAX_MESSAGE = 4096
 MAX_VALUE = 256
 """Characters of the longest text beside the message."""
 
+MAX_LIST = 64
+"""Numbers of the longest list beside the message."""
+
 MAX_TRACE = 1 << 15
 """Characters of the longest traceback; its end is kept."""
 
@@ -80,6 +83,8 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else json.dumps(value)
+    if isinstance(value, list | tuple) and all(isinstance(v, int) for v in value[:MAX_LIST]):
+        return list(value[:MAX_LIST])
     return shortened(value, MAX_VALUE) if isinstance(value, str) else quoted(value)
 
 

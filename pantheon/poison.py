@@ -20,6 +20,7 @@ class Poisoned:
         start, stop: its local rows.
         attempts: refusals and crashes counted.
         reasons: what each of them was, with the replica's name.
+        leases: the numbers it had on the wire.
     """
 
     teacher: str
@@ -28,6 +29,7 @@ class Poisoned:
     stop: int
     attempts: int
     reasons: tuple[str, ...]
+    leases: tuple[int, ...] = ()
 
     def concerns(self, ask: Ask) -> bool:
         """Whether this is the request given up."""
@@ -78,4 +80,4 @@ def failed_too_often(ask: Ask, live: Collection[str], attempts: int) -> bool:
 def verdict(ask: Ask, span: tuple[int, int]) -> Poisoned:
     """A request given up, with its local rows."""
     attempts, reasons = sum(ask.blame.values()), tuple(ask.reasons)
-    return Poisoned(ask.teacher, ask.request, *span, attempts, reasons)
+    return Poisoned(ask.teacher, ask.request, *span, attempts, reasons, tuple(ask.late))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -80,8 +80,11 @@ class Delivery:
         weights: coded bytes of a row of each teacher, as far as known.
         epoch: which one.
         head: local rows that were yielded before.
-        totals: where waiting is counted, and the next number a request may have on the wire.
+        totals: where things are counted, and the next number a request may have on the wire.
         caches: what online teachers have said before.
+
+    Attributes:
+        closed: it is over or abandoned.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class Delivery:
             itinerary,
         )
         self.pace, self.epoch, self.totals, self.caches = pace, epoch, totals, caches
+        self.closed = False
         self.ledger = Ledger(
             rows=itinerary.order.rows,
             batch=itinerary.order.batch_size,
@@ -117,6 +121,7 @@ class Delivery:
             head=head,
             first_lease=totals.next_lease,
             ramp=pace.first_rows,
+            counters=totals.counters,
         )
         self.outbox = Outbox(fleet, plan, itinerary, epoch)
         self.verifier = Verifier(fleet, pace.verify, epoch)
@@ -156,8 +161,10 @@ class Delivery:
         Raises:
             PantheonError: what any teacher, or the way to it, is not able to do.
         """
-        while (ready := self.ledger.ready()) <= head:
-            self._wait()
+        if (ready := self.ledger.ready()) <= head:
+            with self.totals.waiting(self.fleet.clock):
+                while (ready := self.ledger.ready()) <= head:
+                    self._wait()
         return ready
 
     def release(self, head: int) -> None:
@@ -170,6 +177,7 @@ class Delivery:
 
     def _wait(self) -> None:
         """Wait for events, and only then look whose leases have run out."""
+        late = [self.teachers[t] for t in self.ledger.waiting_for()]
         before = self._since = self.fleet.clock()
         times = (
             before + LOOK_S,
@@ -180,6 +188,8 @@ class Delivery:
         self.fleet.pump(min([t for t in times if t is not None]))
         now = self.fleet.clock()
         self.totals.wait += now - before
+        for teacher in late:
+            teacher.wait += now - before
         self._suspect(now)
         self._expire(now)
         if self.outbox.next_resend is not None:
@@ -193,13 +203,9 @@ class Delivery:
         taken = self.ledger.suspect(now, self._alert)
         for assignment in taken:
             self.outbox.overdue(assignment.lease)
-        for teacher, address in sorted({(a.teacher, a.replica) for a in taken}):
-            logger.warning(
-                "teacher %r at %s has been silent for %g s; others are asked instead",
-                teacher,
-                address,
-                self._alert[teacher],
-            )
+        for who in sorted({(a.teacher, a.replica) for a in taken}):
+            held = [a.lease for a in taken if (a.teacher, a.replica) == who]
+            self.fleet.trace.suspected(*who, held, self._alert[who[0]])
 
     def _expire(self, now: float) -> None:
         deadline = self.ledger.deadline()
@@ -211,14 +217,7 @@ class Delivery:
                 self.caches.stuck(self.teachers[overdue.teacher], self.pace.lease)
                 continue
             self.outbox.overdue(overdue.lease)
-            logger.warning(
-                "teacher %r at %s was silent for %g s about rows %d to %d; asking again",
-                overdue.teacher,
-                overdue.replica,
-                self.pace.lease,
-                overdue.start,
-                overdue.stop - 1,
-            )
+            self.fleet.trace.expired(overdue, self.pace.lease)
 
     def _patience(self, teacher: str) -> float:
         """Seconds a teacher may be silent: no less than three heartbeats."""
@@ -277,16 +276,20 @@ class Delivery:
         asked = self.outbox.take(message.request, replica)
         if asked is None:
             # The ledger is not asked: it would take a late answer for a lease it still knows.
-            teacher.late += 1
+            self._drop(teacher, replica, message.request)
             return
         check_scored(teacher, replica, message, len(asked.request.ids_for(replica.teacher)))
         if (wrong := intact(replica, message)) is not None:
             teacher.corrupt += 1
+            self.fleet.trace.corrupt(replica, message.request, wrong)
             self._again(asked, "checksum", wrong)
             return
         assignment, request, parts = asked.assignment, asked.request, message.parts
         whole = request.completed(teacher.name, teacher.welcome.schema, parts)
-        if self._accept(assignment, request, whole):
+        if not self._accept(assignment, request, whole):
+            self._drop(teacher, replica, message.request)
+        else:
+            self._count(teacher, asked, message)
             self.caches.keep(teacher, request, parts)
             if self.verifier.consider(assignment, request, teacher, parts, self.ledger.next_lease):
                 self.ledger.next_lease += 1
@@ -301,6 +304,7 @@ class Delivery:
         parts = tuple(map(to_raw, held.parts))
         if len(held.rows) == len(request.ids_wanted(teacher.name)):
             if not self._accept(assignment, request, parts):
+                teacher.late += 1
                 return
         else:
             # Another object: an older question for all of it may still be answered.
@@ -315,11 +319,24 @@ class Delivery:
         teacher = self.teachers[assignment.teacher]
         nbytes = _nbytes(parts)
         if not self.ledger.accept(assignment.lease, nbytes, self.fleet.clock()):
-            teacher.late += 1
             return False
         self._keep(assignment, teacher, request.wanted.get(teacher.name), parts)
         teacher.bytes += nbytes
+        teacher.samples += len(request.ids_wanted(teacher.name))
         return True
+
+    def _count(self, teacher: KnownTeacher, asked: Asked, message: Scored) -> None:
+        """A replica was the first to answer."""
+        seconds = self.fleet.clock() - asked.at
+        asked.replica.answers += 1
+        teacher.answered(message.rows, seconds)
+        nbytes = _nbytes(message.parts)
+        self.fleet.trace.answered(asked.replica, message.request, message.rows, nbytes, seconds)
+
+    def _drop(self, teacher: KnownTeacher, replica: Replica, request: int) -> None:
+        """Nobody waits for an answer."""
+        teacher.late += 1
+        self.fleet.trace.duplicate(replica, request)
 
     def _compare(
         self, teacher: KnownTeacher, replica: Replica, message: Scored, request: Request
@@ -356,7 +373,8 @@ class Delivery:
         asked = self.outbox.take(message.request, replica)
         if asked is None:
             return
-        self.teachers[replica.teacher].refused += 1
+        self.teachers[replica.teacher].refuse(message.code)
+        self.fleet.trace.refused(replica, message)
         if message.code == "busy":
             self.outbox.busy(asked)
         elif message.code == "draining":
@@ -374,16 +392,14 @@ class Delivery:
             self._again(asked, message.code, why)
 
     def _again(self, asked: Asked, code: str, reason: str) -> None:
-        replica, assignment = asked.replica, asked.assignment
-        where = f"teacher {replica.teacher!r} at {replica.address}"
-        logger.warning("%s, rows %d on: %s", where, assignment.start, reason)
-        self.ledger.refuse(assignment.lease, reason, self.fleet.clock())
+        self.ledger.refuse(asked.assignment.lease, reason, self.fleet.clock())
         self._raise_poisoned(code)
 
     def _raise_poisoned(self, code: str) -> None:
         """Raise when a request has failed too often."""
         found = self.ledger.poisoned
         if found is not None:
+            self.fleet.trace.poisoned(found, code)
             ids = self.outbox.requests[found.request].ids_for(found.teacher)
             raise poison_error(found.teacher, code, found.attempts, found.reasons[-1], ids)
 
@@ -415,19 +431,9 @@ class Delivery:
         logger.info("%d requests of teacher %r are put back", len(again), replica.teacher)
         self._raise_poisoned("lost")
 
-    def counted(self) -> Totals:
-        """The loader's counts with this epoch's."""
-        counters, totals = self.ledger.counters, self.totals
-        return replace(
-            totals,
-            requeued=totals.requeued + counters.requeued,
-            expired=totals.expired + counters.expired,
-        )
-
     def close(self) -> None:
         """Tell the replicas that nobody waits any more, and let go of everything."""
-        counted = self.counted()
-        self.totals.requeued, self.totals.expired = counted.requeued, counted.expired
+        self.closed = True
         if self.fleet.handler is self:
             self.fleet.handler = None
             self.caches.taker = None

@@ -56,6 +56,7 @@ class Query:
 class _Sent:
     query: Query
     replica: Replica
+    at: float
     until: float
 
 
@@ -184,9 +185,11 @@ class Desk:
                 return
             self._number += 1
             query = self._waiting.popleft()
-            until = self._fleet.clock() + self._lease
-            self._sent[self._number] = _Sent(query, replica, until)
-            if not replica.send(replace(query.score, request=self._number)):
+            now = self._fleet.clock()
+            self._sent[self._number] = _Sent(query, replica, now, now + self._lease)
+            if replica.send(replace(query.score, request=self._number)):
+                self._fleet.trace.sent(replica, self._number, len(query.ids))
+            else:
                 self._fleet.postpone(replica, "it takes no messages")
 
     def _least_busy(self) -> Replica | None:
@@ -228,10 +231,12 @@ class Desk:
         """Answer a query."""
         sent = self._sent.get(message.request)
         if sent is None or sent.replica is not replica or self._teacher is None:
+            self._fleet.trace.duplicate(replica, message.request)
             return
         try:
             check_scored(self._teacher, replica, message, len(sent.query.ids))
             if (wrong := intact(replica, message)) is not None:
+                self._fleet.trace.corrupt(replica, message.request, wrong)
                 self._again(message.request, "checksum", wrong)
                 return
             fields = self._teacher.codec.decode([from_raw(p) for p in message.parts])
@@ -239,6 +244,9 @@ class Desk:
         except PantheonError as error:
             sent.query.fail(error)
         else:
+            nbytes = sum(memoryview(p.data).nbytes for p in message.parts)
+            seconds = self._fleet.clock() - sent.at
+            self._fleet.trace.answered(replica, message.request, message.rows, nbytes, seconds)
             sent.query.future.set_result(answer)
         del self._sent[message.request]
 
@@ -247,6 +255,7 @@ class Desk:
         sent = self._sent.get(message.request or 0)
         if sent is None or sent.replica is not replica:
             return
+        self._fleet.trace.refused(replica, message)
         if message.code == "busy":
             self._again(message.request or 0, "busy", message.message, blame=False)
             self._pause = self._fleet.clock() + RETRY_S
@@ -267,7 +276,8 @@ class Desk:
         query, where = sent.query, sent.replica.address
         query.tries += blame
         if query.tries < self._attempts:
-            logger.warning("query %d to %s: %s; asking again", number, where, reason)
+            about = self._fleet.trace.about(self._name, where, request=number, code=code)
+            logger.info("query %d to %s: %s; asking again", number, where, reason, extra=about)
             self._waiting.append(query)
             return
         ids = np.asarray(query.ids)

@@ -20,6 +20,7 @@ from pantheon.transport import Connected, Event, Lost
 from student_client.discovery import Discovery
 from student_client.handshake import Agreement, check_together, refused_hello
 from student_client.replica import Replica
+from student_client.trace import Trace
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +68,11 @@ class Fleet:
         patience: seconds of waiting without any replica of a teacher after which it is given up.
         clock: seconds.
         discoveries: what finds more replicas.
+        session: our name, for the log.
 
     Attributes:
-        losses: per teacher, how often a replica that was up went away.
+        joins, losses: per teacher, how often a replica came up, and how often one went away.
+        trace: the log of the session.
         absent: teachers that were given up and are gone on without, until they are back.
     """
 
@@ -80,11 +83,14 @@ class Fleet:
         patience: float,
         clock: Callable[[], float] = time.monotonic,
         discoveries: Iterable[Discovery] = (),
+        session: str = "",
     ) -> None:
+        self.trace = Trace(session)
         self.agreements = dict(agreements)
         self.patience, self.clock = patience, clock
         self.handler: Handler | None = None
         self.closed = False
+        self.joins: Counter[str] = Counter()
         self.losses: Counter[str] = Counter()
         self.absent: set[str] = set()
         self._waited = dict.fromkeys(agreements, 0.0)
@@ -112,7 +118,8 @@ class Fleet:
     @property
     def replicas(self) -> tuple[Replica, ...]:
         """All replicas that are known now."""
-        return tuple(self._replicas.values())
+        # Copied at once, as other threads ask too.
+        return tuple(self._replicas.copy().values())
 
     def find(self, teacher: str, address: str) -> Replica | None:
         """A replica by its address, None for one that is not known (any more)."""
@@ -258,14 +265,9 @@ class Fleet:
         replica.error = None
         if replica.failures > 1:
             wait = min(BACK_OFF_S, RETRY_S * 2.0**replica.failures)
-            replica.retry_at = self.clock() + wait * self._random.uniform(0.5, 1.0)
-            logger.warning(
-                "teacher %r at %s was lost %d times in a row; greeting it again in %.1f s",
-                replica.teacher,
-                replica.address,
-                replica.failures,
-                replica.retry_at - self.clock(),
-            )
+            wait *= self._random.uniform(0.5, 1.0)
+            replica.retry_at = self.clock() + wait
+            self.trace.greeted_later(replica, wait)
             return
         replica.send(replica.hello)
 
@@ -276,7 +278,8 @@ class Fleet:
         replica.come(welcome)
         self._waited[replica.teacher] = 0.0
         self.absent.discard(replica.teacher)
-        logger.info("teacher %r at %s: %s", replica.teacher, replica.address, welcome.revision)
+        self.joins[replica.teacher] += 1
+        self.trace.joined(replica, welcome)
         if self.handler:
             self.handler.joined(replica)
 
@@ -323,7 +326,8 @@ class Fleet:
         replica.welcome = None
         replica.failures += crashed
         self.losses[replica.teacher] += 1
-        logger.warning("lost teacher %r at %s: %s", replica.teacher, replica.address, reason)
+        replica.losses += 1
+        self.trace.left(replica, reason)
         if self.handler:
             self.handler.left(replica, crashed=crashed)
 

@@ -64,6 +64,7 @@ class Iteration:
         self._sample = _NOTHING
         self._position.step()
         self._totals.batches += 1
+        self._totals.samples += len(made[0]) if made[1] is None else int(made[1].sum())
         return Batch(inputs, targets, *made)
 
     def _end(self) -> Batch:

@@ -24,6 +24,7 @@ from student_client.epoch import Epoch
 from student_client.fleet import Fleet, any_open
 from student_client.iteration import Iteration
 from student_client.itinerary import Itinerary, check_range, chosen_ids
+from student_client.meter import Meter
 from student_client.options import Options, place
 from student_client.plan import parse_merges
 from student_client.position import Position
@@ -31,7 +32,7 @@ from student_client.reach import Keys, Own, reach
 from student_client.samples import Samples, should_pin
 from student_client.settled import Settled, size_told
 from student_client.sources import Given, kind_of
-from student_client.stats import LoaderStats, Totals, loader_stats
+from student_client.stats import LoaderStats, Totals
 from student_client.verifying import Verify
 
 
@@ -168,6 +169,7 @@ class KnowledgeLoader:
         self._size = own.size
         self._position = Position()
         self._totals = Totals()
+        self._meter = Meter(self._fleet, self._totals, self._position)
         self._live: weakref.ref[Iteration] | None = None
         self._shut = weakref.finalize(self, _shut, self._fleet, self._samples, self._caches)
 
@@ -194,7 +196,8 @@ class KnowledgeLoader:
         if not self._shut.alive:
             raise ConfigError("this loader was closed; construct another one")
         if self._settled is None or self._itinerary is None:
-            self._fleet.agree()
+            with self._totals.waiting(self._fleet.clock):
+                self._fleet.agree()
             if self._itinerary is None:
                 self._size = size_told(self._fleet)
                 if self._ids is not None:
@@ -203,6 +206,7 @@ class KnowledgeLoader:
             self._settled = Settled.after(
                 self._fleet, self._merges, self._itinerary, self._reader, self._options
             )
+            self._meter.teachers = self._settled.teachers
             own = self._own
             self._caches.open(
                 {n: t for n, t in self._settled.teachers.items() if n in self._online},
@@ -232,9 +236,9 @@ class KnowledgeLoader:
             caches=self._caches,
         )
         samples = self._samples.begin(epoch, step) if self._samples else None
-        live = Iteration(
-            Epoch(delivery, head, self._pin), samples, self._position, self._totals, keep=self
-        )
+        knowledge = Epoch(delivery, head, self._pin)
+        self._meter.follow(knowledge)
+        live = Iteration(knowledge, samples, self._position, self._totals, keep=self)
         self._live = weakref.ref(live)
         return live
 
@@ -300,10 +304,8 @@ class KnowledgeLoader:
         return self._settle()[0].plan.schema
 
     def stats(self) -> LoaderStats:
-        """How the loader is doing, in numbers; never waits."""
-        live = self._going()
-        teachers = self._settled.teachers if self._settled else {}
-        return loader_stats(self._totals, self._fleet, teachers, live.epoch if live else None)
+        """How the loader is doing, in numbers; never waits, and may be asked from any thread."""
+        return self._meter.read()
 
     def close(self) -> None:
         """Leave the teachers, stop the workers. Safe to call twice."""

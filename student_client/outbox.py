@@ -10,6 +10,7 @@ import numpy as np
 
 from pantheon.ledger import Assignment
 from pantheon.messages import Cancel
+from student_client.answering import score_rows
 from student_client.fleet import RETRY_S, Fleet
 from student_client.itinerary import Itinerary, Stretch, joined
 from student_client.known import KnownTeacher
@@ -19,11 +20,12 @@ from student_client.requests import Request
 
 
 class Asked(NamedTuple):
-    """Who was asked for which request."""
+    """Who was asked for which request, and when, on the fleet's clock."""
 
     assignment: Assignment
     replica: Replica
     request: Request
+    at: float
 
 
 class Outbox:
@@ -67,12 +69,17 @@ class Outbox:
         """Send an assignment, unless its replica has left since it was made."""
         replica = self.fleet.find(assignment.teacher, assignment.replica)
         if replica is not None and replica.up:
-            asked = self.asked[assignment.lease] = Asked(assignment, replica, request)
+            asked = Asked(assignment, replica, request, self.fleet.clock())
+            self.asked[assignment.lease] = asked
             self._send(asked, teacher)
 
     def _send(self, asked: Asked, teacher: KnownTeacher) -> None:
         score = asked.request.score(asked.assignment.lease, teacher.name, teacher.reader)
-        if not asked.replica.send(score):
+        if asked.replica.send(score):
+            teacher.asked += 1
+            start, rows = asked.assignment.start, score_rows(score)
+            self.fleet.trace.sent(asked.replica, score.request, rows, start=start)
+        else:
             self.fleet.postpone(asked.replica, "it takes no messages")
 
     def take(self, lease: int | None, replica: Replica) -> Asked | None:
@@ -101,7 +108,9 @@ class Outbox:
 
     def forget(self, replica: Replica) -> None:
         """A replica left: it answers nothing any more."""
-        for lease in [n for n, asked in self.asked.items() if asked.replica is replica]:
+        gone = [lease for lease, asked in self.asked.items() if asked.replica is replica]
+        self.fleet.trace.lost(replica, gone)
+        for lease in gone:
             del self.asked[lease]
 
     def overdue(self, lease: int) -> None:

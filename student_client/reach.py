@@ -99,7 +99,7 @@ def reach(
         }
         replicas = [r for g in greet.values() for r in g.replicas()]
         discoveries = [Discovery(s.name, s.names, greet[s.name].reach) for s in sources if s.names]
-        return Fleet(replicas, agreements, patience, discoveries=discoveries)
+        return Fleet(replicas, agreements, patience, discoveries=discoveries, session=hello.session)
     except BaseException:
         for source in sources:
             for connection in source.connections:

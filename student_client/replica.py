@@ -25,6 +25,8 @@ class Replica:
         failures: how often in a row it was lost before it had answered anything.
         instance: which run of the server answered last.
         survived: it is the run that was lost before, so that only the way to it had failed.
+        answers: requests it was the first to answer.
+        losses: how often it was up and went away.
     """
 
     teacher: str
@@ -40,6 +42,8 @@ class Replica:
     failures: int = 0
     instance: str = ""
     survived: bool = False
+    answers: int = 0
+    losses: int = 0
 
     @property
     def address(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass
 
@@ -15,8 +14,6 @@ from student_client.known import KnownTeacher
 from student_client.refusals import name_ids
 from student_client.replica import Replica
 from student_client.requests import Request
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +49,9 @@ NEVER = Verify()
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """A question that was answered once and is asked again."""
+    """A question that was answered once, by some lease, and is asked again."""
 
+    lease: int
     request: Request
     first: Replica
     second: Replica
@@ -104,7 +102,8 @@ class Verifier:
         if not second.send(request.score(number, teacher.name, teacher.reader)):
             teacher.unverified += 1
             return False
-        self._open[number] = _Open(request, first, second, parts)
+        self.fleet.trace.asked_twice(second, number, assignment)
+        self._open[number] = _Open(assignment.lease, request, first, second, parts)
         return True
 
     def _asking(self, teacher: str) -> bool:
@@ -133,7 +132,9 @@ class Verifier:
             f"replicas of teacher {teacher.name!r} disagree: {asked.first.address} and "
             f"{asked.second.address} differ by {size:g} in {field!r} for ids {ids}"
         )
-        logger.warning("%s", what)
+        self.fleet.trace.disagreed(
+            (asked.second, message.request), (asked.first, asked.lease), size, what
+        )
         if size > self.verify.tolerance:
             raise ReplicaDisagreement(
                 f"{what}, more than tolerance={self.verify.tolerance:g}; see whether both have the "

@@ -68,6 +68,7 @@ class KnowledgeCache:
         full: whether something was not written because of the limit.
         budget: that limit, and how much of it is taken.
         usable: whether it may be read; not after an error of the disk.
+        published: bytes of the shards that it wrote.
 
     Example:
         >>> import torch
@@ -92,6 +93,7 @@ class KnowledgeCache:
         self.teacher, self.info = teacher, info
         self.folder = Folder(cache_folder(path, teacher, info))
         self.full, self.usable = False, True
+        self.published = 0
         self.budget = Budget(self.folder.fs, Folder(path).root, limit)
         self._shards = Shards(self.folder, info)
         self._entries: dict[str, Entry] = {}
@@ -184,6 +186,7 @@ class KnowledgeCache:
             self.full = True
             return 0
         if self.folder.create(entry.shard, packed.chunks):
+            self.published += entry.bytes
             publish_entry(self.folder, self.info, entry)
             self._add([(entry, (new.ids, new.views))])
         return len(new.ids)
