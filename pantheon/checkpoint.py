@@ -66,8 +66,7 @@ def save(path: str | os.PathLike[str], state: Mapping[Any, Any], *, keep: int = 
         try:
             save_file(tensors, partial, {KEY: text, SUM: found})
             _flush(partial)
-            copies.push(path, keep)
-            os.replace(partial, path)
+            copies.replace(partial, path, keep)
             _flush(path.parent)
         finally:
             partial.unlink(missing_ok=True)

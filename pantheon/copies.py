@@ -32,28 +32,49 @@ def ages(path: Path) -> list[int]:
     return [0] * path.exists() + sorted(found)
 
 
-def push(path: Path, keep: int) -> None:
-    """Make the file at `path` its own youngest copy, so that it may be replaced.
+def replace(new: Path, path: Path, keep: int) -> None:
+    """Put the file `new` at `path`, and make the one that was there its youngest copy.
 
-    The file stays at `path` too, so that there is one at any time, except on file systems without
-    hard links: there it is renamed.
+    Cut off at any point, there is a file at `path`, the old or the new one, and beside it a copy of
+    another content, if there was one before. File systems without hard links promise less: for a
+    moment the old file is a copy already, and the new one is not at `path` yet.
 
     Args:
-        keep: how many files there are to be, the next one at `path` included.
+        keep: how many files there are to be, the new one included; older ones are replaced.
     """
     if keep < 2 or not path.exists():
+        os.replace(new, path)
         return
-    for age in range(keep - 2, 0, -1):
-        if older(path, age).exists():
-            os.replace(older(path, age), older(path, age + 1))
-    youngest = older(path, 1)
-    youngest.unlink(missing_ok=True)
+    held = new.with_suffix(f".held{new.suffix}")
     try:
-        os.link(path, youngest)
+        if _linked(path, held):
+            os.replace(new, path)
+            _shift(path, keep)
+            os.replace(held, older(path, 1))
+        else:
+            _shift(path, keep)
+            os.replace(path, older(path, 1))
+            os.replace(new, path)
+    finally:
+        held.unlink(missing_ok=True)
+
+
+def _linked(path: Path, other: Path) -> bool:
+    """Give a file a second name; False where a file has only one."""
+    try:
+        os.link(path, other)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        os.replace(path, youngest)
+        return False
+    return True
+
+
+def _shift(path: Path, keep: int) -> None:
+    """Make every copy one save older, so that there is no youngest one."""
+    for age in range(keep - 2, 0, -1):
+        if older(path, age).exists():
+            os.replace(older(path, age), older(path, age + 1))
 
 
 def forget(path: Path, first: int) -> None:

@@ -136,7 +136,12 @@ class Checkpoint:
         if not self._swept:
             checkpoint.sweep(self.path)
         # Only a file that is known to be whole is worth keeping in the place of one before it.
-        self._seen = checkpoint.save(self.path, state, keep=self.keep if self._whole else 1)
+        keep = self.keep if self._whole else 1
+        try:
+            self._seen = checkpoint.save(self.path, state, keep=keep)
+        except StoreError:  # The new file may be there all the same.
+            self._seen = checkpoint.label(self.path) or ""
+            raise
         self._begun = self._swept = self._whole = True
         copies.forget(self.path, self.keep)
 

@@ -1,14 +1,17 @@
-"""Forks dumpers that meet their fate at a chosen step: ``python -m tests.chaos.doomed``.
+"""Forks processes that meet their fate at a chosen step: ``python -m tests.chaos.doomed MODULE``.
 
-A step is anything that changes the folder: a file made, half a write, a sync, a link, a rename, a
-removal. One line of JSON in starts a dumper or waits for one, one line out answers. All dumpers end
-with this process, which ends when its standard input is closed.
+The module is imported once, before any thread or socket exists, so a process is there at once. A
+step is anything that changes a folder (a file made, half a write, a sync, a link, a rename, a
+removal), and whatever else the module calls one. One line of JSON in starts a process, which calls
+the module's ``live``, or waits for one; one line out answers. All of them end with this process,
+which ends when its standard input is closed.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import importlib
 import io
 import json
 import os
@@ -19,37 +22,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
-
-from pantheon.errors import DiskFullError
-from pantheon.schema import FieldSpec, KnowledgeSchema
-from pantheon.store import folder
-from pantheon.store.pairs import Ids
-from teacher_server.dump import dump
 
 PR_SET_PDEATHSIG = 1
-SIZE, SHARD_ROWS = 20, 8
 FULL = 28
-"""Exit code of a dumper whose disk was full."""
+"""Exit code of a process whose disk was full."""
 
 CHANGES = frozenset(("open", "os.link", "os.rename", "os.remove", "os.mkdir", "fcntl.flock"))
 TAKES_SPACE = frozenset(("open", "write", "fsync", "os.link", "os.rename", "os.mkdir"))
-
-
-class Squares:
-    """Sample i has i squared, and i % 3 tokens."""
-
-    schema = KnowledgeSchema(
-        (
-            FieldSpec("square", "float32", ()),
-            FieldSpec("tokens", "int64", (), "raw", ragged="tokens"),
-        )
-    )
-    revision, dataset_fingerprint, size, batch_rows = "r1", "d1", SIZE, 4
-
-    def score(self, ids: Ids, views: Ids | None = None) -> list[Tensor]:
-        numbers = torch.from_numpy(ids)
-        return [numbers.float() ** 2, numbers % 3, numbers.repeat_interleave(numbers % 3)]
 
 
 class Fate:
@@ -59,17 +38,22 @@ class Fate:
         path: the folder.
         at: the step struck at, from 0; negative for none.
         how: ``"kill"``, ``"stop"``, or ``"full"``: this and all later steps find no space.
+
+    Attributes:
+        doomed: whether it watches at all.
+        taken: steps so far.
     """
 
     def __init__(self, path: str, at: int, how: str) -> None:
-        self._path, self._left, self._how = path, at, how
+        self._path, self._at, self._how = path, at, how
+        self.doomed, self.taken = at >= 0, 0
 
     def step(self, what: str) -> None:
         """Strike, if it is time."""
-        self._left -= 1
-        if self._left == -1 and self._how != "full":
+        self.taken += 1
+        if self.taken == self._at + 1 and self._how != "full":
             os.kill(os.getpid(), signal.SIGKILL if self._how == "kill" else signal.SIGSTOP)
-        if self._left < 0 and self._how == "full" and what in TAKES_SPACE:
+        if self.doomed and self.taken > self._at and self._how == "full" and what in TAKES_SPACE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def heard(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -83,21 +67,9 @@ class Fate:
 
     def install(self) -> None:
         """Watch this process from now on."""
-        sys.addaudithook(self.heard)
-        os.fsync = self.before("fsync", os.fsync)
-        step = self.step
-
-        class Halves(io.FileIO):
-            """A file whose every write is two, so that it can be torn."""
-
-            def write(self, data: Any, /) -> int:
-                middle = len(data) // 2
-                step("write")
-                first = super().write(data[:middle])
-                step("write")
-                return first + super().write(data[middle:])
-
-        folder.open = Halves  # type: ignore[attr-defined]
+        if self.doomed:
+            sys.addaudithook(self.heard)
+            os.fsync = self.before("fsync", os.fsync)
 
     def before(self, what: str, then: Callable[..., Any]) -> Callable[..., Any]:
         """A function that is a step."""
@@ -108,42 +80,56 @@ class Fate:
 
         return stepped
 
+    def opener(self) -> Callable[..., Any]:
+        """What opens files whose every write is two, so that they can be torn."""
+        if not self.doomed:
+            return open
+        step = self.step
 
-def start(path: str, at: int, how: str) -> int:
-    """Fork a dumper; its process id."""
+        class Halves(io.FileIO):
+            def write(self, data: Any, /) -> int:
+                middle = len(data) // 2
+                step("write")
+                first = super().write(data[:middle])
+                step("write")
+                return first + super().write(data[middle:])
+
+        return Halves
+
+
+def start(live: Callable[..., int], path: str, at: int, how: str, **order: Any) -> int:
+    """Fork a process; its process id."""
     pid = os.fork()
     if pid:
         return pid
-    code = 0
+    code = 1
     try:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if at >= 0:
-            Fate(path, at, how).install()
-        dump(Squares(), path, shard_rows=SHARD_ROWS)
-    except DiskFullError:
-        code = FULL
+        fate = Fate(path, at, how)
+        fate.install()
+        code = live(fate, path, **order)
     except BaseException:  # noqa: BLE001  # it must not go on as a second parent
-        code = 1
         traceback.print_exc()
     os._exit(code)
 
 
 def wait(pid: int) -> str | int:
-    """The exit code of a dumper, or ``"killed"`` or ``"stopped"``."""
+    """The exit code of a process, or ``"killed"`` or ``"stopped"``."""
     status = os.waitpid(pid, os.WUNTRACED)[1]
     if os.WIFSTOPPED(status):
         return "stopped"
     return "killed" if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
-def main() -> None:
+def main(module: str) -> None:
     """Do what the lines say."""
     torch.set_num_threads(1)
+    live = importlib.import_module(module).live
     for line in sys.stdin:
         order = json.loads(line)
-        done = wait(order["wait"]) if "wait" in order else start(**order)
+        done = wait(order["wait"]) if "wait" in order else start(live, **order)
         print(json.dumps(done), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

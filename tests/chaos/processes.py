@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -101,6 +102,44 @@ class Nursery:
         self._process.stdin.close()
         self._process.wait(READY_S)
         self._process.stdout.close()
+
+
+class Doomed:
+    """The process that forks others which meet their fate; see `tests.chaos.doomed`.
+
+    Args:
+        module: whose ``live`` they call.
+    """
+
+    def __init__(self, module: str) -> None:
+        command = [sys.executable, "-m", "tests.chaos.doomed", module]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+
+    def start(self, path: Path, at: int = -1, how: str = "kill", **order: Any) -> int:
+        """Start one that works on a path and meets its fate at a step, or none; the process id."""
+        return int(self._ask(path=str(path), at=at, how=how, **order))
+
+    def wait(self, pid: int) -> str | int:
+        """How one ended, or ``"stopped"``."""
+        answer = self._ask(wait=pid)
+        assert isinstance(answer, str | int)
+        return answer
+
+    def run(self, path: Path, at: int = -1, how: str = "kill", **order: Any) -> str | int:
+        """Start one and wait for it."""
+        return self.wait(self.start(path, at, how, **order))
+
+    def close(self) -> None:
+        """End it, and with it all that it forked."""
+        self._process.communicate(timeout=10)
+
+    def _ask(self, **order: Any) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
 
 
 class Replica:

@@ -2,65 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from pantheon.store import KnowledgeReader, verify
-from tests.chaos.doomed import FULL, SHARD_ROWS, SIZE
-from tests.integration.programs import ROOT
+from tests.chaos.doomed import FULL
+from tests.chaos.dumper import SHARD_ROWS, SIZE
+from tests.chaos.processes import Doomed
 
 SHARDS = -(-SIZE // SHARD_ROWS)
 Files = dict[str, bytes]
 
 
-class Dumpers:
-    """The process that forks dumpers; see `tests.chaos.doomed`."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "tests.chaos.doomed"]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
-
-    def start(self, path: Path, at: int = -1, how: str = "kill") -> int:
-        """Start a dump that meets its fate at a step, or none; the process id."""
-        return int(self._ask(path=str(path), at=at, how=how))
-
-    def wait(self, pid: int) -> str | int:
-        """How a dump ended, or ``"stopped"``."""
-        answer = self._ask(wait=pid)
-        assert isinstance(answer, str | int)
-        return answer
-
-    def run(self, path: Path, at: int = -1, how: str = "kill") -> str | int:
-        """Start a dump and wait for it."""
-        return self.wait(self.start(path, at, how))
-
-    def close(self) -> None:
-        """End it, and with it all its dumpers."""
-        self._process.communicate(timeout=10)
-
-    def _ask(self, **order: Any) -> Any:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
-
-
 @pytest.fixture(scope="module")
-def dumpers() -> Iterator[Dumpers]:
-    made = Dumpers()
+def dumpers() -> Iterator[Doomed]:
+    made = Doomed("tests.chaos.dumper")
     yield made
     made.close()
 
@@ -71,7 +34,7 @@ def content(path: Path) -> Files:
 
 
 @pytest.fixture(scope="module")
-def calm(dumpers: Dumpers, tmp_path_factory: pytest.TempPathFactory) -> Files:
+def calm(dumpers: Doomed, tmp_path_factory: pytest.TempPathFactory) -> Files:
     """What a dump that nothing disturbs leaves, which is right."""
     path = tmp_path_factory.mktemp("calm")
     assert dumpers.run(path) == 0
@@ -96,7 +59,7 @@ def whole(path: Path, calm: Files) -> bool:
 
 
 @pytest.fixture(scope="module")
-def steps(dumpers: Dumpers, tmp_path_factory: pytest.TempPathFactory) -> int:
+def steps(dumpers: Doomed, tmp_path_factory: pytest.TempPathFactory) -> int:
     """How many steps a dump takes that nothing disturbs."""
 
     def killed(at: int) -> bool:
@@ -111,7 +74,7 @@ STRIDES = [7, pytest.param(1, marks=pytest.mark.chaos)]
 
 @pytest.mark.parametrize("stride", STRIDES)
 def test_a_dump_killed_at_any_step_goes_on_and_leaves_the_same_bytes(
-    tmp_path: Path, dumpers: Dumpers, calm: Files, steps: int, stride: int
+    tmp_path: Path, dumpers: Doomed, calm: Files, steps: int, stride: int
 ) -> None:
     assert steps > 20 * SHARDS
     for at in range(0, steps, stride):
@@ -124,7 +87,7 @@ def test_a_dump_killed_at_any_step_goes_on_and_leaves_the_same_bytes(
 
 @pytest.mark.parametrize("stride", STRIDES)
 def test_a_dump_killed_again_and_again_gets_done(
-    tmp_path: Path, dumpers: Dumpers, calm: Files, steps: int, stride: int
+    tmp_path: Path, dumpers: Doomed, calm: Files, steps: int, stride: int
 ) -> None:
     # A dump goes on by whole shards: half the steps are more than one of them takes.
     for at in range(steps // 2, steps, stride):
@@ -138,7 +101,7 @@ def test_a_dump_killed_again_and_again_gets_done(
 
 @pytest.mark.parametrize("stride", STRIDES)
 def test_a_disk_full_at_any_step_leaves_only_whole_files_and_goes_on(
-    tmp_path: Path, dumpers: Dumpers, calm: Files, steps: int, stride: int
+    tmp_path: Path, dumpers: Doomed, calm: Files, steps: int, stride: int
 ) -> None:
     ends = set()
     for at in range(0, steps, stride):
@@ -155,7 +118,7 @@ def test_a_disk_full_at_any_step_leaves_only_whole_files_and_goes_on(
 
 @pytest.mark.parametrize("stride", STRIDES)
 def test_of_two_racing_dumpers_one_may_die_at_any_step(
-    tmp_path: Path, dumpers: Dumpers, calm: Files, steps: int, stride: int
+    tmp_path: Path, dumpers: Doomed, calm: Files, steps: int, stride: int
 ) -> None:
     for at in range(0, steps, stride):
         path = tmp_path / str(at)
@@ -172,7 +135,7 @@ def test_of_two_racing_dumpers_one_may_die_at_any_step(
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGCONT])
 @pytest.mark.parametrize("stride", STRIDES)
 def test_of_two_racing_dumpers_one_may_freeze_at_any_step(
-    tmp_path: Path, dumpers: Dumpers, calm: Files, steps: int, how: signal.Signals, stride: int
+    tmp_path: Path, dumpers: Doomed, calm: Files, steps: int, how: signal.Signals, stride: int
 ) -> None:
     for at in range(0, steps, stride):
         path = tmp_path / str(at)
