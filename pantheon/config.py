@@ -81,7 +81,8 @@ class TeacherConfig(Section):
     Keys are those of `teacher_server.Teacher`; `model`, `dataset` and `collate_fn` name functions
     that are called with `model_args` and `dataset_args` (`collate_fn` is used as it is).
     `weights` is a safetensors file for the model, `threads` torch's threads, `bind` the addresses
-    of `pantheon serve` when the command line gives none. Paths are relative to the folder that the
+    of `pantheon serve` when the command line gives none, `http` where it serves metrics and health.
+    Paths are relative to the folder that the
     command runs in.
     """
 
@@ -107,6 +108,7 @@ class TeacherConfig(Section):
     dataset_fingerprint: str | None = None
     threads: PositiveInt | None = None
     bind: list[str] = []
+    http: str | None = None
     security: SecurityConfig | None = None
     shard_rows: PositiveInt | None = None
 

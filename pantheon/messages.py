@@ -167,4 +167,44 @@ class Goodbye:
     reason: str = ""
 
 
-Message = Hello | Welcome | Score | Scored | Refused | Heartbeat | Cancel | Goodbye
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """Somebody asks how a teacher is doing; answered with `Status`, with and without a Hello."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a server is doing: totals since it was started, and how it stands now.
+
+    Nothing in it is about one student.
+
+    Args:
+        version: of the package that serves.
+        uptime: seconds since the start.
+        draining: it is about to stop and takes no new work.
+        models: names and revisions.
+        requests, rows, bytes: answered, and the payload bytes of the answers.
+        refused, cancelled: requests and Hellos refused; requests that nobody waited for any more.
+        sessions: students connected now.
+        queued, scoring: requests that wait, and that are being scored.
+        unsent: bytes of replies that students have not taken yet.
+    """
+
+    version: str
+    uptime: float
+    draining: bool
+    models: tuple[tuple[str, str], ...]
+    requests: int = 0
+    rows: int = 0
+    bytes: int = 0
+    refused: int = 0
+    cancelled: int = 0
+    sessions: int = 0
+    queued: int = 0
+    scoring: int = 0
+    unsent: int = 0
+
+
+Message = (
+    Hello | Welcome | Score | Scored | Refused | Heartbeat | Cancel | Goodbye | Inquiry | Status
+)

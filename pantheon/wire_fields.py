@@ -74,6 +74,13 @@ class Fields:
             raise self._bad(key, "seconds, more than 0 and at most a day")
         return float(value)
 
+    def age(self, key: str) -> float:
+        """A finite number of seconds from 0."""
+        value = self.body.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= INT64:
+            raise self._bad(key, "seconds from 0")
+        return float(value)
+
     def maybe(self, key: str, read: Callable[[str], T]) -> T | None:
         """What `read` gives for `key`, or None when it is absent or null."""
         return None if self.body.get(key) is None else read(key)

@@ -16,12 +16,14 @@ from pantheon.messages import (
     Goodbye,
     Heartbeat,
     Hello,
+    Inquiry,
     Limits,
     Message,
     RawTensor,
     Refused,
     Score,
     Scored,
+    Status,
     Welcome,
 )
 from pantheon.quote import quoted
@@ -251,6 +253,46 @@ def _read_goodbye(f: Fields, payloads: Sequence[Buffer]) -> Goodbye:
     return Goodbye(f.text("reason", MAX_TEXT))
 
 
+COUNTS = (
+    *("requests", "rows", "bytes", "refused", "cancelled"),
+    *("sessions", "queued", "scoring", "unsent"),
+)
+"""The numbers of a `Status`."""
+
+MAX_MODELS = 256
+
+
+def _write_status(m: Status) -> Body:
+    return {
+        "version": m.version,
+        "uptime": m.uptime,
+        "draining": m.draining,
+        "models": [list(model) for model in m.models[:MAX_MODELS]],
+        **{name: getattr(m, name) for name in COUNTS},
+    }, []
+
+
+def _read_status(f: Fields, payloads: Sequence[Buffer]) -> Status:
+    _none_left(f.kind, 0, payloads)
+    models = f.items("models", MAX_MODELS)
+    for model in models:
+        texts = type(model) is list and [t for t in model if type(t) is str and len(t) <= 1024]
+        if not texts or len(texts) != 2 or texts != model:
+            raise ProtocolError(f"status: a model must be name and revision, found {quoted(model)}")
+    return Status(
+        version=f.text("version", 64),
+        uptime=f.age("uptime"),
+        draining=f.flag("draining"),
+        models=tuple((name, revision) for name, revision in models),
+        **{name: f.integer(name) for name in COUNTS},
+    )
+
+
+def _read_inquiry(f: Fields, payloads: Sequence[Buffer]) -> Inquiry:
+    _none_left(f.kind, 0, payloads)
+    return Inquiry()
+
+
 _Kind = tuple[type[Any], Callable[[Any], Body], Callable[[Fields, Sequence[Buffer]], Message]]
 _KINDS: dict[str, _Kind] = {
     "scored": (Scored, _write_scored, _read_scored),
@@ -261,4 +303,6 @@ _KINDS: dict[str, _Kind] = {
     "refused": (Refused, _write_refused, _read_refused),
     "cancel": (Cancel, _write_requests, _read_cancel),
     "goodbye": (Goodbye, _write_goodbye, _read_goodbye),
+    "inquiry": (Inquiry, lambda _: ({}, []), _read_inquiry),
+    "status": (Status, _write_status, _read_status),
 }

@@ -5,19 +5,28 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import zmq
 
-from pantheon.messages import Cancel, Goodbye, Heartbeat, Hello, Message, Refused, Score, Scored
+from pantheon.messages import (
+    Cancel,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Inquiry,
+    Message,
+    Refused,
+    Score,
+)
 from pantheon.transport import Listener, Lost
 from pantheon.transport.wake import Wake
 from teacher_server.host import HEARTBEAT_S, Host
 from teacher_server.jobs import Job, PeerKey, Session
 from teacher_server.sessions import check_score, rows_of, welcome
-from teacher_server.stats import ServerStats
+from teacher_server.stats import ServerStats, status
 from teacher_server.unsent import Unsent
 from teacher_server.workers import Reply
 
@@ -55,7 +64,9 @@ class Engine:
         self._commands: deque[Callable[[], None]] = deque()
         self._next_beat = 0.0
         self._deadline: float | None = None
-        self._counts = ServerStats()
+        self._refusals: Counter[str] = Counter()
+        self._cancelled = 0
+        self._started = self._turned = time.monotonic()
         self._poller = zmq.Poller()
         self._owners: dict[Any, int] = {}
         self._watched: tuple[Any, ...] = ()
@@ -80,19 +91,39 @@ class Engine:
 
     def stats(self) -> ServerStats:
         """The counters now."""
-        c = self._counts
+        now = time.monotonic()
+        models = {name: host.stats(now) for name, host in self._hosts.items()}
+        each = models.values()
         return ServerStats(
-            requests=c.requests,
-            rows=c.rows,
-            bytes=c.bytes,
-            refusals=c.refusals.copy(),
+            requests=sum(m.requests for m in each),
+            rows=sum(m.rows for m in each),
+            bytes=sum(m.bytes for m in each),
+            refusals=self._refusals.copy(),
             sessions=len(self._sessions),
-            queued=sum(len(h.schedule) for h in self._hosts.values()),
-            scoring=sum(len(h.working()) for h in self._hosts.values()),
+            queued=sum(m.queued for m in each),
+            scoring=sum(m.scoring for m in each),
             unsent=self._unsent.total,
-            cancelled=c.cancelled,
-            restarts=sum(w.restarts for h in self._hosts.values() for w in h.workers),
+            cancelled=self._cancelled,
+            restarts=sum(m.restarts for m in each),
+            malformed=sum(listener.malformed for listener in self._listeners),
+            draining=self.draining,
+            uptime=now - self._started,
+            turned=now - self._turned,
+            models=models,
         )
+
+    def revisions(self) -> dict[str, str]:
+        """The models' revisions by name."""
+        return {name: host.own.revision for name, host in self._hosts.items()}
+
+    def hopeless(self) -> list[str]:
+        """The models whose workers all died again and again."""
+        return [n for n, h in self._hosts.items() if all(w.hopeless for w in h.workers)]
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no new work, and is about to end."""
+        return self._deadline is not None
 
     # The loop.
 
@@ -119,7 +150,7 @@ class Engine:
         listeners, self._unheard = listeners | self._unheard, set()
         for number in listeners:
             self._listen(number)
-        now = time.monotonic()
+        now = self._turned = time.monotonic()
         for host in self._hosts.values():
             for job, reply in host.collect(now):
                 self._reply(job, reply)
@@ -180,7 +211,7 @@ class Engine:
         return self._listeners[key[0]].send(key[1], message)
 
     def _refuse(self, key: PeerKey, refused: Refused) -> None:
-        self._counts.refusals[refused.code] += 1
+        self._refusals[refused.code] += 1
         self._send(key, refused)
 
     def _hear(self, key: PeerKey, message: Message | Lost) -> None:
@@ -193,6 +224,8 @@ class Engine:
                 self._on_hello(key, message)
             case Goodbye() | Lost():
                 self._forget(key)
+            case Inquiry():
+                self._send(key, status(self.stats(), self.revisions()))
             case _:
                 logger.warning("ignored a %s from a student", type(message).__name__)
 
@@ -219,7 +252,7 @@ class Engine:
             self._refuse(key, Refused(score.request, "hello", "say Hello before Score"))
             return
         host = self._hosts[session.model]
-        job = Job(session, score, rows_of(score), _held_bytes(score))
+        job = Job(session, score, rows_of(score), _held_bytes(score), self._turned)
         refused = self._cannot_accept(job) or check_score(score, job.rows, host.own, host.row_bytes)
         if refused is not None:
             self._refuse(key, refused)
@@ -263,7 +296,7 @@ class Engine:
 
     def _cancel(self, job: Job) -> None:
         job.cancelled = True
-        self._counts.cancelled += 1
+        self._cancelled += 1
         self._hosts[job.session.model].schedule.remove(job)
 
     def _reply(self, job: Job, reply: Reply) -> None:
@@ -274,14 +307,9 @@ class Engine:
         if isinstance(reply, Refused):
             self._refuse(session.key, reply)
             return
-        self._count(reply)
+        self._hosts[session.model].counts.count(reply, self._turned - job.since)
         if self._send(session.key, reply) and self._counts_unsent(session.key):
             self._unsent.add(session.key, reply)
-
-    def _count(self, reply: Scored) -> None:
-        self._counts.requests += 1
-        self._counts.rows += reply.rows
-        self._counts.bytes += sum(memoryview(p.data).nbytes for p in reply.parts)
 
     def _counts_unsent(self, key: PeerKey) -> bool:
         """In-process students share the buffers, and gRPC copies them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from pantheon.messages import Limits, Refused, Welcome
 from pantheon.reading import name_ids
@@ -11,6 +12,7 @@ from pantheon.scorer import Scorer
 from teacher_server.jobs import Job, PeerKey
 from teacher_server.schedule import Schedule
 from teacher_server.sessions import least_row_bytes
+from teacher_server.stats import ModelStats
 from teacher_server.workers import Reply, Worker
 
 HEARTBEAT_S = 1.0
@@ -50,6 +52,7 @@ class Host:
         self.schedule = Schedule()
         self.row_bytes = least_row_bytes(own.schema)
         self._batch_rows = batch_rows
+        self.counts = ModelStats()
 
     def dispatch(self, ready: Callable[[PeerKey], bool]) -> None:
         """Hand out requests while a worker is free and a session may be answered."""
@@ -62,6 +65,7 @@ class Host:
             jobs = self.schedule.take(self._batch_rows, ready)
             if not jobs:
                 return
+            self.counts.batches.add(sum([job.rows for job in jobs]))
             min(free, key=lambda w: w.rows).submit(jobs)
 
     def collect(self, now: float) -> list[tuple[Job, Reply]]:
@@ -91,6 +95,20 @@ class Host:
     def working(self) -> list[Job]:
         """Requests that workers have."""
         return [job for worker in self.workers for job in worker.jobs()]
+
+    def stats(self, now: float) -> ModelStats:
+        """The counters now; may be asked from any thread."""
+        working = self.working()
+        return replace(
+            self.counts,
+            batches=self.counts.batches.copy(),
+            seconds=self.counts.seconds.copy(),
+            queued=len(self.schedule),
+            scoring=len(working),
+            oldest_queued=now - min(self.schedule.arrivals(), default=now),
+            oldest_scoring=now - min([job.since for job in working], default=now),
+            restarts=sum(worker.restarts for worker in self.workers),
+        )
 
     def stop(self) -> None:
         """Stop the workers."""

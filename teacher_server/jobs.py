@@ -40,6 +40,7 @@ class Job:
         score: what was asked.
         rows: number of samples.
         nbytes: bytes it takes while it waits.
+        since: seconds, on `time.monotonic`'s clock, when it was accepted.
         crashes: how many worker processes died while they may have worked on it.
         cancelled: nobody waits for the answer any more.
     """
@@ -48,6 +49,7 @@ class Job:
     score: Score
     rows: int
     nbytes: int = 0
+    since: float = 0.0
     crashes: int = 0
     cancelled: bool = False
 

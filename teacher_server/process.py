@@ -191,7 +191,7 @@ class ProcessWorker(Worker):
         return self._links[wanted]
 
     def jobs(self) -> list[Job]:
-        return [job for link in self._links.values() for job in link.jobs.values()]
+        return [job for link in list(self._links.values()) for job in list(link.jobs.values())]
 
     def lost(self) -> list[Job]:
         lost, self._lost = self._lost, []

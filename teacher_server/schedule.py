@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 
@@ -27,7 +28,8 @@ class Schedule:
         self.nbytes = 0
 
     def __len__(self) -> int:
-        return len(self._first) + sum(len(q) for q in self._queues.values())
+        # A list, as other threads may ask while the loop changes it.
+        return len(self._first) + sum(len(q) for q in list(self._queues.values()))
 
     def __bool__(self) -> bool:
         return bool(self._queues or self._first)
@@ -41,6 +43,14 @@ class Schedule:
     def suspects(self) -> bool:
         """Whether the next request may have killed a worker."""
         return bool(self._first)
+
+    def arrivals(self) -> list[float]:
+        """When the first request of each queue was accepted; may be asked from any thread."""
+        found = []
+        for jobs in (self._first, *list(self._queues.values())):
+            with contextlib.suppress(IndexError):
+                found.append(jobs[0].since)
+        return found
 
     def put_back(self, jobs: Iterable[Job]) -> None:
         """Requests of a worker that died: they come before all others."""

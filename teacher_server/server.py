@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from pantheon.errors import ConfigError, PantheonError
 from pantheon.messages import Limits
+from pantheon.probes import Health, Probes
 from pantheon.transport import Curve, Listener, Security, Tls, listen, parse_address
 from pantheon.transport.security import security_for
 from pantheon.transport.wake import Wake
 from teacher_server.engine import Engine
 from teacher_server.host import Host
+from teacher_server.metrics import TeacherCollector
 from teacher_server.stats import ServerStats
 from teacher_server.workers import Abandoned, abandon
 
@@ -40,6 +42,9 @@ LATE_S = 0.3
 LOOK_S = 0.1
 """Seconds between two looks at whether a server that was told to stop is inside a forward."""
 
+STUCK_S = 60.0
+"""Seconds after which a loop that does not turn is held to be stuck; it does every few seconds."""
+
 CAP = 1 << 30
 
 Ready = Callable[[list[str]], object]
@@ -57,6 +62,11 @@ class Server:
         insecure: allow addresses that other machines can reach without keys: anybody may ask.
         limits: of requests and replies.
         cap: bytes of waiting requests and of unsent replies, each, for the whole server.
+        http: ``host:port`` where metrics and health are served to whoever asks; None for nowhere.
+
+    Attributes:
+        addresses: where students can come, once it has started.
+        http: where metrics and health are, ``http://host:port``, once it has started.
 
     Raises:
         ConfigError: no teacher, no address, or one that others can reach without ``insecure``.
@@ -72,6 +82,7 @@ class Server:
         insecure: bool = False,
         limits: Limits | None = None,
         cap: int = CAP,
+        http: str | None = None,
     ) -> None:
         _check(teachers, addresses, security, insecure)
         self._security = security
@@ -83,13 +94,15 @@ class Server:
         self._stop_after: float | None = None
         self._stop_by = math.inf
         self._engine: Engine | None = None
-        self._hosts: dict[str, Host] = {}
+        self._watch_at = http
+        self._probes: Probes | None = None
         self._thread = threading.Thread(target=self._run, name="pantheon-server", daemon=True)
         self._error: BaseException | None = None
 
     def start(self) -> Server:
         """Begin to serve; returns when every address is bound."""
         try:
+            self.watch()
             # Here, so that what is wrong with a model is raised where it was handed over.
             for teacher in self._teachers.values():
                 teacher.prepare()
@@ -99,6 +112,39 @@ class Server:
             self.stop(0)
             raise
         return self
+
+    def watch(self) -> None:
+        """Serve metrics and health, before the models are ready; `start` does it too."""
+        if self._watch_at is not None and self._probes is None:
+            collector = TeacherCollector(self.stats, self._revisions)
+            self._probes = Probes(self._watch_at, collector, self.health)
+
+    @property
+    def http(self) -> str | None:
+        """Where metrics and health are served."""
+        return None if self._probes is None else self._probes.address
+
+    def _revisions(self) -> dict[str, str]:
+        return {} if self._engine is None else self._engine.revisions()
+
+    def health(self) -> Health:
+        """How it is, for those who start it again or send it work; from any thread.
+
+        It is alive while its loop turns, and ready while it takes requests and some worker of each
+        model can answer them.
+        """
+        engine = self._engine
+        if engine is None or not self._thread.is_alive():
+            ended = self._thread.ident is not None and not self._thread.is_alive()
+            state = "stopped" if ended else "starting"
+            return Health(not ended, False, {"state": state})
+        stats = engine.stats()
+        if stats.turned > STUCK_S:
+            return Health(False, False, {"state": f"stuck for {stats.turned:.0f} s"})
+        if hopeless := engine.hopeless():
+            return Health(True, False, {"state": f"no worker for {', '.join(hopeless)}"})
+        state = "draining" if stats.draining or self._stopping else "serving"
+        return Health(True, state == "serving", {"state": state, "sessions": stats.sessions})
 
     def request_stop(self, drain: float = DRAIN_S) -> None:
         """Ask it to stop, without waiting; may be called from a signal handler or any thread."""
@@ -113,6 +159,11 @@ class Server:
 
         Safe to call twice and from any thread.
         """
+        self._stop(drain)
+        if self._probes is not None:
+            self._probes.close()
+
+    def _stop(self, drain: float) -> None:
         self.request_stop(drain)
         if self._thread.ident is not None and threading.current_thread() is not self._thread:
             self._join()
@@ -122,6 +173,8 @@ class Server:
     def wait(self) -> None:
         """Return when it has stopped; raises what ended it, if that was an error."""
         self._join()
+        if self._probes is not None:
+            self._probes.close()
         if self._error is not None:
             raise self._error
 
@@ -225,6 +278,7 @@ def start(
     insecure: bool = False,
     limits: Limits | None = None,
     cap: int = CAP,
+    http: str | None = None,
 ) -> Server:
     """Serve several models in the background; `Server.addresses` says where.
 
@@ -238,7 +292,7 @@ def start(
         ['inproc://two-models']
     """
     server = Server(
-        teachers, addresses, security=security, insecure=insecure, limits=limits, cap=cap
+        teachers, addresses, security=security, insecure=insecure, limits=limits, cap=cap, http=http
     )
     return server.start()
 
@@ -250,6 +304,7 @@ def serve(
     insecure: bool = False,
     limits: Limits | None = None,
     cap: int = CAP,
+    http: str | None = None,
     drain: float = DRAIN_S,
     ready: Ready | None = None,
 ) -> None:
@@ -259,16 +314,21 @@ def serve(
     signal ends at once. Signals are heeded only when this is the main thread.
 
     Args:
-        ready: called with the addresses bound when students can come.
+        ready: called with the addresses bound when students can come, that of `http` the last.
 
     Raises:
         as `Server`.
     """
     server = Server(
-        teachers, addresses, security=security, insecure=insecure, limits=limits, cap=cap
+        teachers, addresses, security=security, insecure=insecure, limits=limits, cap=cap, http=http
     )
-    for teacher in teachers.values():
-        teacher.prepare()
+    try:
+        server.watch()
+        for teacher in teachers.values():
+            teacher.prepare()
+    except BaseException:
+        server.stop(0)
+        raise
     # Collecting torch's objects at the interpreter's end takes longer than Ctrl-C may.
     atexit.register(gc.freeze)
     with _signals(server, drain):
@@ -278,7 +338,7 @@ def serve(
             return
         try:
             if ready is not None:
-                ready(server.addresses)
+                ready([*server.addresses, *filter(None, [server.http])])
             server.wait()
         except BaseException:
             server.stop(0)

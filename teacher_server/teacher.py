@@ -100,6 +100,7 @@ class Teacher:
         security: Security = None,
         insecure: bool = False,
         limits: Limits | None = None,
+        http: str | None = None,
         drain: float = DRAIN_S,
         ready: Ready | None = None,
     ) -> None:
@@ -110,6 +111,7 @@ class Teacher:
             security=security,
             insecure=insecure,
             limits=limits,
+            http=http,
             drain=drain,
             ready=ready,
         )
@@ -120,10 +122,16 @@ class Teacher:
         security: Security = None,
         insecure: bool = False,
         limits: Limits | None = None,
+        http: str | None = None,
     ) -> Server:
         """Answer students in the background; see `teacher_server.start`."""
         return start(
-            {self.name: self}, *addresses, security=security, insecure=insecure, limits=limits
+            {self.name: self},
+            *addresses,
+            security=security,
+            insecure=insecure,
+            limits=limits,
+            http=http,
         )
 
     def dump(

@@ -152,7 +152,7 @@ class ThreadWorker(Worker):
         return found
 
     def jobs(self) -> list[Job]:
-        return [job for batch in self._given for job in batch]
+        return [job for batch in self._given.copy() for job in batch]
 
     def stop(self) -> None:
         """Let the thread end; a forward it is in is abandoned between two of its operations."""

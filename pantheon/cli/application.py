@@ -17,10 +17,12 @@ from pantheon.cli.guard import (
     leave_at_once,
     set_debug,
 )
+from pantheon.cli.health import health
 from pantheon.cli.inspect import inspect
 from pantheon.cli.keygen import keygen
 from pantheon.cli.log import LogFormat, LogLevel, log_to_stderr
 from pantheon.cli.serve import serve
+from pantheon.cli.status import status
 
 app = typer.Typer(
     name="pantheon",
@@ -30,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (serve, dump, inspect, distill, keygen, demo):
+for command in (serve, dump, inspect, status, health, distill, keygen, demo):
     app.command()(guarded(command))
 
 

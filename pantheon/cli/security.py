@@ -3,10 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pantheon.config import SecurityConfig
+import typer
+
+from pantheon.config import SecurityConfig, TlsConfig
 from pantheon.errors import ConfigError
 from pantheon.transport.security import Curve, Security, Tls
+
+KeysOption = Annotated[
+    Path | None, typer.Option(help="Folder of CURVE keys, for teachers that ask for them.")
+]
+ClientOption = Annotated[str, typer.Option(help="Whose key of that folder to use.")]
+CaOption = Annotated[
+    Path | None, typer.Option(help="Certificates that vouch for a teacher, for grpc:// with TLS.")
+]
+CertificateOption = Annotated[
+    Path | None, typer.Option(help="Our certificate, where the teacher asks for one.")
+]
+KeyOption = Annotated[Path | None, typer.Option(help="The certificate's private key.")]
+
+
+def security_from(
+    keys: Path | None, client: str, ca: Path | None, certificate: Path | None, key: Path | None
+) -> Security:
+    """The keys that a command line names; None for none.
+
+    Raises:
+        ConfigError: files that cannot be used together.
+    """
+    given = any(path is not None for path in (ca, certificate, key))
+    tls = TlsConfig(ca=ca, certificate=certificate, key=key) if given else None
+    return security_of(SecurityConfig(tls=tls), keys, client)
 
 
 def security_of(

@@ -28,6 +28,10 @@ def serve(
     insecure: Annotated[
         bool, typer.Option(help="Serve beyond this machine without keys: anybody may ask.")
     ] = False,
+    http: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT for metrics and health by HTTP, such as 127.0.0.1:9464."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Serve teachers until told to stop (SIGTERM or Ctrl-C).
@@ -50,11 +54,16 @@ def serve(
         raise ConfigError(f"the teachers' names must differ; found {', '.join(models)} only")
 
     def ready(bound: list[str]) -> None:
+        watched = [a for a in bound if a.startswith("http://")]
+        bound = [a for a in bound if a not in watched]
         if json:
-            say_json({"addresses": bound, "models": list(models)})
+            where = {"http": watched[0]} if watched else {}
+            say_json({"addresses": bound, "models": list(models)} | where)
             return
         for address in bound:
             stdout.print(f"serving {', '.join(models)} at {address}", markup=False)
+        for address in watched:
+            stdout.print(f"metrics and health at {address}", markup=False)
 
     from pantheon.cli.security import security_of
 
@@ -63,5 +72,6 @@ def serve(
         *addresses,
         security=security_of(configs[0].security, keys),
         insecure=insecure,
+        http=http or next((c.http for c in configs if c.http), None),
         ready=ready,
     )

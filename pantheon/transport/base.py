@@ -77,6 +77,9 @@ class Listener(ABC):
     address: str
     """The address bound, with the port that was chosen when 0 was asked for."""
 
+    malformed = 0
+    """Messages that could not be read."""
+
     @property
     @abstractmethod
     def pollables(self) -> tuple[Any, ...]:

@@ -19,6 +19,7 @@ from pantheon.messages import (
     Cancel,
     Heartbeat,
     Hello,
+    Inquiry,
     Message,
     RawTensor,
     Refused,
@@ -131,8 +132,8 @@ class StockSession(Session):
         self._over = threading.Event()
 
     def send(self, message: Message) -> bool:
-        """Do what the message asks; the answer comes through the inbox."""
-        if self._over.is_set():
+        """Do what the message asks; the answer comes through the inbox. It has none to Inquiry."""
+        if self._over.is_set() or isinstance(message, Inquiry):
             return False
         if isinstance(message, Hello):
             self._greet(message)

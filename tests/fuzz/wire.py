@@ -15,11 +15,13 @@ from pantheon.messages import (
     Goodbye,
     Heartbeat,
     Hello,
+    Inquiry,
     Message,
     RawTensor,
     Refused,
     Score,
     Scored,
+    Status,
     Welcome,
 )
 from pantheon.schema import FieldSpec, KnowledgeSchema
@@ -56,6 +58,8 @@ MESSAGES: tuple[Message, ...] = (
     Heartbeat((1, 2, 3)),
     Cancel((1,)),
     Goodbye("going"),
+    Inquiry(),
+    Status("0.1.0", 9.5, False, (("m", "r"),), requests=1, rows=2, bytes=3),
 )
 
 

@@ -17,17 +17,20 @@ from pantheon.messages import (
     Goodbye,
     Heartbeat,
     Hello,
+    Inquiry,
     Limits,
     Message,
     RawTensor,
     Refused,
     Score,
     Scored,
+    Status,
     Welcome,
 )
 from pantheon.schema import DTYPES, FieldSpec, KnowledgeSchema
 from pantheon.wire import MAGIC, MAX_HEADER, SEALED, Damaged, pack, unpack
-from pantheon.wire_messages import describe, restore
+from pantheon.wire_fields import INT64
+from pantheon.wire_messages import COUNTS, describe, restore
 
 numbers = st.integers(0, (1 << 63) - 1)
 names = st.text(max_size=40)
@@ -102,6 +105,15 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Heartbeat, requests),
     st.builds(Cancel, requests),
     st.builds(Goodbye, names),
+    st.just(Inquiry()),
+    st.builds(
+        Status,
+        names.map(lambda name: name[:64]),
+        st.floats(0, 1e12),
+        st.booleans(),
+        st.lists(st.tuples(names, names), max_size=4).map(tuple),
+        **dict.fromkeys(COUNTS, st.integers(0, INT64)),
+    ),
 )
 
 
