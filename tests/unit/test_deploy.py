@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,24 @@ def test_the_student_finds_the_teachers_by_the_name_of_their_service() -> None:
         assert load(folder / f"{name}.yaml", TeacherConfig).deterministic
 
 
-def test_a_policy_lets_students_speak_with_teachers_and_nobody_else() -> None:
+def test_a_policy_lets_students_ask_teachers_and_monitoring_watch_them_and_nobody_else() -> None:
     assert named("NetworkPolicy", "nobody")["spec"]["podSelector"] == {}
-    (rule,) = named("NetworkPolicy", "teacher")["spec"]["ingress"]
-    (peer,) = rule["from"]
+    asking, watching = named("NetworkPolicy", "teacher")["spec"]["ingress"]
+    (container,) = named("Deployment", "teacher")["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     student = named("Job", "student")["spec"]["template"]["metadata"]["labels"]
-    assert peer["podSelector"]["matchLabels"] == student
+    assert [peer["podSelector"]["matchLabels"] for peer in asking["from"]] == [student]
+    assert [port["port"] for port in asking["ports"]] == [ports["knowledge"]]
+    assert all("namespaceSelector" in peer for peer in watching["from"])
+    assert [port["port"] for port in watching["ports"]] == [ports["http"]]
+
+
+def test_a_teacher_is_probed_where_it_says_how_it_is() -> None:
+    (container,) = named("Deployment", "teacher")["spec"]["template"]["spec"]["containers"]
+    paths = {k: container[f"{k}Probe"]["httpGet"]["path"] for k in ("readiness", "liveness")}
+    assert paths == {"readiness": "/readyz", "liveness": "/healthz"}
+    (port,) = [p["containerPort"] for p in container["ports"] if p["name"] == "http"]
+    assert f"--http=0.0.0.0:{port}" in container["args"]
+    composed = COMPOSE["services"]["teacher"]
+    (where,) = re.findall(r"--http (127\.0\.0\.1:\d+)", composed["command"])
+    assert f"http://{where}/readyz" in composed["healthcheck"]["test"][-1]
