@@ -72,7 +72,7 @@ class Iteration:
             raise ConfigError(self._closed)
         raise StopIteration
 
-    def close(self, why: str) -> None:
+    def close(self, why: str = "it was closed") -> None:
         """Abandon the epoch; a later `next` says why, or just ends."""
         if self._closed is None:
             self._closed = why

@@ -36,6 +36,12 @@ def test_the_predecessors_toy_runs(tmp_path: Path, code: str) -> None:
     finish(start(code, tmp_path, "toy.py"), timeout=50)
 
 
+@pytest.mark.parametrize("code", blocks("docs/integrations.md"), ids=["huggingface", "lightning"])
+def test_other_libraries_trainers_learn_and_go_on(tmp_path: Path, code: str) -> None:
+    finish(start(code, tmp_path, "example.py"), timeout=50)
+    finish(start(code, tmp_path, "example.py"), timeout=50)
+
+
 def test_the_first_screen_is_short() -> None:
     for code in (TEACHER, STUDENT):
         assert len([line for line in code.splitlines() if line and line[0] != "#"]) <= 14
