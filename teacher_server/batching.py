@@ -22,6 +22,7 @@ from pantheon.errors import (
 )
 from pantheon.messages import Refused, Scored
 from pantheon.scorer import Scorer
+from teacher_server import trace
 from teacher_server.jobs import Job
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def answer(scorer: Scorer, jobs: Sequence[Job], max_bytes: int) -> list[Scored |
             return [reply for job in jobs for reply in answer(scorer, [job], max_bytes)]
         return [refusal(jobs[0], error)]
     except Exception as error:
-        logger.exception("scoring failed")
+        logger.exception("scoring failed", extra=trace.together(jobs))
         message = f"the teacher failed: {type(error).__name__}: {error}"
         return [Refused(job.score.request, "error", message) for job in jobs]
     return [

@@ -23,6 +23,7 @@ from pantheon.messages import (
 )
 from pantheon.transport import Listener, Lost
 from pantheon.transport.wake import Wake
+from teacher_server import trace
 from teacher_server.host import HEARTBEAT_S, Host
 from teacher_server.jobs import Job, PeerKey, Session
 from teacher_server.sessions import check_score, rows_of, welcome
@@ -210,7 +211,11 @@ class Engine:
     def _send(self, key: PeerKey, message: Message) -> bool:
         return self._listeners[key[0]].send(key[1], message)
 
-    def _refuse(self, key: PeerKey, refused: Refused) -> None:
+    def _refuse(self, key: PeerKey, refused: Refused, hello: Hello | None = None) -> None:
+        if hello is None:
+            trace.refused(self._sessions.get(key), refused)
+        else:
+            trace.hello_refused(hello, refused)
         self._refusals[refused.code] += 1
         self._send(key, refused)
 
@@ -223,28 +228,29 @@ class Engine:
             case Hello():
                 self._on_hello(key, message)
             case Goodbye() | Lost():
-                self._forget(key)
+                self._forget(key, message.reason or "it said goodbye")
             case Inquiry():
                 self._send(key, status(self.stats(), self.revisions()))
             case _:
                 logger.warning("ignored a %s from a student", type(message).__name__)
 
     def _on_hello(self, key: PeerKey, hello: Hello) -> None:
-        self._forget(key)
+        self._forget(key, "it says Hello again")
         if self._deadline is not None:
-            self._refuse(key, Refused(None, "draining", "this teacher is about to stop"))
+            self._refuse(key, Refused(None, "draining", "this teacher is about to stop"), hello)
             return
         if len(self._sessions) >= SESSIONS:
-            self._refuse(key, Refused(None, "busy", f"{SESSIONS} students are connected already"))
+            full = f"{SESSIONS} students are connected already"
+            self._refuse(key, Refused(None, "busy", full), hello)
             return
         answer = welcome(hello, {name: host.own for name, host in self._hosts.items()})
         if isinstance(answer, Refused):
-            self._refuse(key, answer)
+            self._refuse(key, answer, hello)
             return
-        self._sessions[key] = Session(
-            key, answer.model, hello.fields, hello.integrity, hello.session
-        )
+        session = Session(key, answer.model, hello.fields, hello.integrity, hello.session)
+        self._sessions[key] = session
         self._send(key, answer)
+        trace.joined(session, hello, self._listeners[key[0]].address, answer.revision)
 
     def _on_score(self, key: PeerKey, score: Score) -> None:
         session = self._sessions.get(key)
@@ -259,6 +265,7 @@ class Engine:
             return
         session.jobs[score.request] = job
         host.schedule.add(job)
+        trace.accepted(job)
 
     def _cannot_accept(self, job: Job) -> Refused | None:
         """Why a request is not accepted now."""
@@ -286,16 +293,18 @@ class Engine:
             if job is not None:
                 self._cancel(job)
 
-    def _forget(self, key: PeerKey) -> None:
+    def _forget(self, key: PeerKey, why: str) -> None:
         """A student left, or says Hello again: nobody waits for its requests."""
         session = self._sessions.pop(key, None)
         if session is not None:
+            trace.left(session, why)
             for job in session.jobs.values():
                 self._cancel(job)
             session.jobs.clear()
 
     def _cancel(self, job: Job) -> None:
         job.cancelled = True
+        trace.cancelled(job)
         self._cancelled += 1
         self._hosts[job.session.model].schedule.remove(job)
 
@@ -308,6 +317,7 @@ class Engine:
             self._refuse(session.key, reply)
             return
         self._hosts[session.model].counts.count(reply, self._turned - job.since)
+        trace.scored(job, reply, self._turned - job.since)
         if self._send(session.key, reply) and self._counts_unsent(session.key):
             self._unsent.add(session.key, reply)
 

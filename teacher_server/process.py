@@ -18,6 +18,7 @@ from pantheon.errors import ConfigError, PantheonError, TeacherError
 from pantheon.messages import Hello, Refused, Score, Scored, Welcome
 from pantheon.transport import Connected, Connection, Lost, connect
 from pantheon.transport.wake import Wake
+from teacher_server import trace
 from teacher_server.child import Work, run
 from teacher_server.jobs import Job
 from teacher_server.workers import AHEAD, Reply, Worker
@@ -46,10 +47,11 @@ GUARD = (
 
 
 class _Link:
-    """A connection to the process for sessions that want the same."""
+    """A connection to the process of some name, for sessions that want the same."""
 
-    def __init__(self, address: str, wanted: Wanted) -> None:
+    def __init__(self, address: str, wanted: Wanted, name: str) -> None:
         self.connection: Connection = connect(address)
+        self.name = name
         self.wanted = wanted
         self.jobs: dict[int, Job] = {}
         self.welcome: Welcome | None = None
@@ -74,6 +76,7 @@ class _Link:
             self._score(number, job)
 
     def _score(self, number: int, job: Job) -> None:
+        trace.given(job, self.name, number)
         self.connection.send(Score(number, job.score.ids, job.score.views, job.score.inputs))
 
 
@@ -187,7 +190,7 @@ class ProcessWorker(Worker):
                 if not link.jobs and other != (None, False):
                     link.connection.close()
                     del self._links[other]
-            self._links[wanted] = _Link(self._address, wanted)
+            self._links[wanted] = _Link(self._address, wanted, self.name)
         return self._links[wanted]
 
     def jobs(self) -> list[Job]:
