@@ -225,6 +225,7 @@ class StudentConfig(Section):
     tolerance: float | None = Field(default=None, ge=0)
     cache: str | None = None
     cache_bytes: PositiveInt | None = None
+    http: str | None = None
     dataset_fingerprint: str | None = None
     revision: dict[str, str] | None = None
     epochs: PositiveInt = 1

@@ -15,6 +15,7 @@ from pantheon.errors import ConfigError
 from pantheon.knowledge import Value
 from pantheon.merge import Merge
 from pantheon.order import Order
+from pantheon.probes import Probes
 from pantheon.reading import Reader
 from pantheon.schema import KnowledgeSchema
 from student_client import state as saved
@@ -25,6 +26,7 @@ from student_client.fleet import Fleet, any_open
 from student_client.iteration import Iteration
 from student_client.itinerary import Itinerary, check_range, chosen_ids
 from student_client.meter import Meter
+from student_client.metrics import LoaderCollector, health
 from student_client.options import Options, place
 from student_client.plan import parse_merges
 from student_client.position import Position
@@ -76,6 +78,8 @@ class KnowledgeLoader:
         cache: a folder (any fsspec path) that keeps what online teachers say, by teacher, revision,
             id and view; the next epoch, student and stage read it instead of asking.
         cache_bytes: bytes that everything in it may take; None for no bound.
+        http: ``host:port`` where metrics and health are served to whoever asks; port 0 takes a free
+            one, see `http`.
 
     Raises:
         ConfigError, DatasetError, StoreError: arguments that cannot be, at once. What teachers
@@ -124,6 +128,7 @@ class KnowledgeLoader:
         tolerance: float = 1e-3,
         cache: str | os.PathLike[str] | None = None,
         cache_bytes: int | None = 64 << 30,
+        http: str | None = None,
     ) -> None:
         rank, world = place(rank, world)
         self._options = Options(
@@ -171,7 +176,19 @@ class KnowledgeLoader:
         self._totals = Totals()
         self._meter = Meter(self._fleet, self._totals, self._position)
         self._live: weakref.ref[Iteration] | None = None
+        self._probes: Probes | None = None
         self._shut = weakref.finalize(self, _shut, self._fleet, self._samples, self._caches)
+        if http is not None:
+            self._serve(http)
+
+    def _serve(self, http: str) -> None:
+        read, patience = self._meter.read, self._options.patience
+        try:
+            self._probes = Probes(http, LoaderCollector(read), lambda: health(read(), patience))
+        except BaseException:
+            self.close()
+            raise
+        weakref.finalize(self, self._probes.close)
 
     def _itinerary_of(self, size: int) -> Itinerary:
         o = self._options
@@ -303,6 +320,11 @@ class KnowledgeLoader:
         """The merged fields of a batch's knowledge; waits until every teacher has answered."""
         return self._settle()[0].plan.schema
 
+    @property
+    def http(self) -> str | None:
+        """Where metrics and health are served, ``http://host:port``."""
+        return None if self._probes is None else self._probes.address
+
     def stats(self) -> LoaderStats:
         """How the loader is doing, in numbers; never waits, and may be asked from any thread."""
         return self._meter.read()
@@ -311,6 +333,8 @@ class KnowledgeLoader:
         """Leave the teachers, stop the workers. Safe to call twice."""
         self._abandon("this loader was closed")
         self._shut()
+        if self._probes is not None:
+            self._probes.close()
 
     def __enter__(self) -> KnowledgeLoader:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,8 @@ import typer
 from pantheon.cli.output import progress, say_json, stdout
 from pantheon.cli.serve import Json
 from pantheon.config import StudentConfig, load
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -24,6 +27,13 @@ def distill(
     fresh: Annotated[
         bool, typer.Option(help="Start anew, and remove the checkpoint that is there.")
     ] = False,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            help="HOST:PORT for metrics and health by HTTP, such as 127.0.0.1:9464; "
+            "rank r of a machine takes PORT + r."
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a student on what its teachers know, online, dumped or mixed.
@@ -38,7 +48,9 @@ def distill(
     from pantheon.ranks import joined
 
     check_outputs(config)
-    with joined(config.patience or 60.0) as ranks, loader_from(config) as loader:
+    with joined(config.patience or 60.0) as ranks, loader_from(config, http) as loader:
+        if loader.http is not None:
+            log.info("rank %d: metrics and health at %s", ranks.rank, loader.http)
         with progress(hidden=json or not ranks.first) as bar:
             shown = _Shown(bar, loader.stats, json)
             told = {"on_step": shown.step, "on_epoch": shown.epoch} if ranks.first else {}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, TypeGuard
 
 from pantheon.cli.build import dataset_from, function_from
 from pantheon.cli.security import security_of
 from pantheon.config import StudentConfig
 from pantheon.errors import ConfigError
+from pantheon.probes import http_address
 from pantheon.reference import resolve
 from student_client import KnowledgeLoader
 
@@ -19,8 +21,14 @@ KEYS = (
 """The keys that a loader takes under the same name; those left out keep the loader's default."""
 
 
-def loader_from(config: StudentConfig) -> KnowledgeLoader:
-    """The loader that a configuration describes."""
+def loader_from(config: StudentConfig, http: str | None = None) -> KnowledgeLoader:
+    """The loader that a configuration describes.
+
+    Args:
+        http: where metrics and health are served, in place of what the file says. The ranks of one
+            machine take one port after another.
+    """
+    where = http or config.http
     settings = {k: v for k in KEYS if (v := getattr(config, k)) is not None}
     return KnowledgeLoader(
         dataset_from(config),
@@ -28,8 +36,21 @@ def loader_from(config: StudentConfig) -> KnowledgeLoader:
         collate_fn=function_from(config, config.collate_fn, "collate_fn"),
         ids=_ids(config),
         security=security_of(config.security),
+        http=None if where is None else rank_address(where, int(os.environ.get("LOCAL_RANK", "0"))),
         **settings,
     )
+
+
+def rank_address(http: str, local: int) -> str:
+    """The HTTP address of one of a machine's ranks: the port given is the first one's.
+
+    Example:
+        >>> rank_address("0.0.0.0:9464", 1), rank_address("[::1]:0", 1)
+        ('0.0.0.0:9465', '[::1]:0')
+    """
+    host, port = http_address(http)
+    name = f"[{host}]" if ":" in host else host
+    return f"{name}:{port + local if port else 0}"
 
 
 def _ids(config: StudentConfig) -> Any:

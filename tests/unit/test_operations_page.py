@@ -9,6 +9,8 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from student_client.metrics import LoaderCollector
+from student_client.stats import LoaderStats, TeacherStats
 from teacher_server.metrics import TeacherCollector
 from teacher_server.stats import ModelStats, ServerStats
 
@@ -19,8 +21,10 @@ ALERT = {"alert", "expr", "annotations"}
 def exposed() -> set[str]:
     """The names and kinds of all metrics, as a scrape has them."""
     registry = CollectorRegistry()
-    stats = ServerStats(models={"m": ModelStats()})
-    registry.register(TeacherCollector(lambda: stats, lambda: {"m": "r"}))
+    served = ServerStats(models={"m": ModelStats()})
+    registry.register(TeacherCollector(lambda: served, lambda: {"m": "r"}))
+    learned = LoaderStats(teachers={"t": TeacherStats()})
+    registry.register(LoaderCollector(lambda: learned))
     text = generate_latest(registry).decode()
     return {
         f"{family.name}_total" if family.type == "counter" else family.name
@@ -47,7 +51,9 @@ def test_the_scrape_is_prometheus_yaml() -> None:
     (scrape,) = blocks("prometheus.yml")
     assert isinstance(scrape, dict)
     assert scrape["rule_files"] == ["pantheon.rules.yml"]
-    assert all(job["job_name"] and job["dns_sd_configs"] for job in scrape["scrape_configs"])
+    jobs = [job["job_name"] for job in scrape["scrape_configs"]]
+    assert jobs == ["pantheon-teachers", "pantheon-students"]
+    assert all(job["dns_sd_configs"] for job in scrape["scrape_configs"])
 
 
 def test_the_alerts_ask_for_metrics_that_there_are() -> None:
