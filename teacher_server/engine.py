@@ -146,6 +146,7 @@ class Engine:
 
     def _turn(self, listeners: set[int]) -> None:
         """Hear everybody, send what is done, hand out work."""
+        self._turned = time.monotonic()  # What is heard now arrived now, not before the wait.
         while self._commands:
             self._commands.popleft()()
         listeners, self._unheard = listeners | self._unheard, set()

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2
 
-from pantheon.messages import Message, Refused, Welcome
+from pantheon.messages import Status
 from pantheon.transport.oip import SERVICE
 
 WATCH_S = 1.0
@@ -23,25 +23,22 @@ NOT_SERVING: int = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN: int = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-def status_of(answer: Message | None, service: str) -> int:
-    """What a teacher's answer to a Hello says of its health.
+def status_of(answer: Status | None, service: str) -> int:
+    """What a teacher says of itself as the protocol's number.
 
     Args:
         answer: None where there was none in time.
-        service: whose health it is; empty for that of the whole server, which refuses a Hello
-            that names no model where it has several.
+        service: the model whose health it is; empty for that of the whole server.
 
     Example:
         >>> status_of(None, "") == NOT_SERVING
         True
-        >>> status_of(Refused(None, "model", "no such model"), "bert") == SERVICE_UNKNOWN
+        >>> status_of(Status("1", 9.0, False, (("vit", "r1"),)), "bert") == SERVICE_UNKNOWN
         True
     """
-    if isinstance(answer, Welcome):
-        return SERVING
-    if isinstance(answer, Refused) and answer.code == "model":
-        return SERVICE_UNKNOWN if service else SERVING
-    return NOT_SERVING
+    if answer is None or answer.draining:
+        return NOT_SERVING
+    return SERVING if not service or service in dict(answer.models) else SERVICE_UNKNOWN
 
 
 class HealthServicer:
@@ -50,11 +47,11 @@ class HealthServicer:
     Source: the gRPC health checking protocol, version 1.
 
     Args:
-        greet: says Hello for one model to the teacher, in a call's context, and gives its answer.
+        inquire: asks the teacher how it is, in a call's context.
     """
 
-    def __init__(self, greet: Callable[[Any, str], Message | None]) -> None:
-        self._greet = greet
+    def __init__(self, inquire: Callable[[Any], Status | None]) -> None:
+        self._inquire = inquire
         self._places = threading.Semaphore(MAX_WATCHERS)
 
     def Check(self, request: Any, context: Any) -> Any:
@@ -86,4 +83,4 @@ class HealthServicer:
 
     def _status(self, request: Any, context: Any) -> int:
         service = "" if request.service == SERVICE else request.service
-        return status_of(self._greet(context, service), service)
+        return status_of(self._inquire(context), service)

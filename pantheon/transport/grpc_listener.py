@@ -54,7 +54,7 @@ class GrpcListener(Listener):
         )
         servicer = Servicer(self._peers, self._count)
         self._server.add_generic_rpc_handlers((oip.handlers(servicer),))
-        add_HealthServicer_to_server(HealthServicer(servicer.greet), self._server)
+        add_HealthServicer_to_server(HealthServicer(servicer.inquire), self._server)
         try:
             if credentials is None:
                 port = self._server.add_insecure_port(address.netloc)

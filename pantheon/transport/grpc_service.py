@@ -13,7 +13,16 @@ from typing import Any
 import grpc
 
 from pantheon.errors import ProtocolError
-from pantheon.messages import Heartbeat, Hello, Message, Refused, Scored, Welcome
+from pantheon.messages import (
+    Heartbeat,
+    Hello,
+    Inquiry,
+    Message,
+    Refused,
+    Scored,
+    Status,
+    Welcome,
+)
 from pantheon.transport import oip
 from pantheon.transport.grpc_dialects import Dialect, Stock, dialect_of, stock_score, too_large
 from pantheon.transport.grpc_peers import GrpcPeer, GrpcPeers
@@ -66,17 +75,19 @@ class Servicer:
         return oip.ServerLiveResponse(live=True)
 
     def ServerReady(self, request: Any, context: Any) -> Any:
-        """The teacher answers Hello (with several models it refuses one without a name)."""
-        answer = self.greet(context, "")
-        ready = isinstance(answer, Welcome) or (
-            isinstance(answer, Refused) and answer.code == "model"
-        )
-        return oip.ServerReadyResponse(ready=ready)
+        """The teacher takes requests."""
+        status = self.inquire(context)
+        return oip.ServerReadyResponse(ready=status is not None and not status.draining)
 
-    def greet(self, context: Any, model: str) -> Message | None:
-        """What the teacher answers to a Hello for a model; None where it does not in time."""
+    def inquire(self, context: Any) -> Status | None:
+        """How the teacher is; None where it does not say so in time.
+
+        Unlike a Hello it makes no session and is never refused, so probes leave the counts alone.
+        """
         with self._call(context) as peer:
-            return self._greet(peer, model)
+            peer.say(Inquiry())
+            answer = peer.next(WELCOME_S)
+            return answer if isinstance(answer, Status) else None
 
     def ServerMetadata(self, request: Any, context: Any) -> Any:
         """Our name, version, and the extension that tells our students who we are."""
@@ -87,7 +98,8 @@ class Servicer:
 
     def ModelReady(self, request: Any, context: Any) -> Any:
         """The teacher welcomes a student of this model."""
-        answer = self.greet(context, request.name)
+        with self._call(context) as peer:
+            answer = self._greet(peer, request.name)
         return oip.ModelReadyResponse(ready=isinstance(answer, Welcome))
 
     def ModelMetadata(self, request: Any, context: Any) -> Any:

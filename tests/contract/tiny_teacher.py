@@ -7,7 +7,7 @@ from types import TracebackType
 
 import numpy as np
 
-from pantheon.messages import Hello, RawTensor, Refused, Score, Scored, Welcome
+from pantheon.messages import Hello, Inquiry, RawTensor, Refused, Score, Scored, Status, Welcome
 from pantheon.schema import FieldSpec, KnowledgeSchema
 from pantheon.testing import next_event
 from pantheon.transport import Lost, listen
@@ -51,6 +51,9 @@ class TinyTeacher:
                 self.listener.send(peer, self._greet(message))
             elif isinstance(message, Score):
                 self.listener.send(peer, self._score(message))
+            elif isinstance(message, Inquiry):
+                models = (("tiny", "r1"),)
+                self.listener.send(peer, Status("0", 1.0, self.draining, models))
 
     def _greet(self, hello: Hello) -> Welcome | Refused:
         if self.draining:

@@ -14,16 +14,18 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+import grpc
 import pytest
 import torch
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from pantheon.errors import ConfigError, TransportError
+from pantheon.errors import ConfigError, PantheonError, TransportError
 from pantheon.probes import ANSWER_S, MAX_CLIENTS, MAX_HEAD
 from pantheon.transport import Curve
 from pantheon.transport.keys import generate
-from student_client import KnowledgeLoader
-from teacher_server import Server, Teacher
+from student_client import KnowledgeLoader, TeacherClient
+from teacher_server import Server, Teacher, start
 
 SIZE = 1000
 ROOT = Path(__file__).parents[2]
@@ -94,6 +96,39 @@ def test_metrics_count_exactly_what_a_student_was_given(server: Server) -> None:
     assert found["pantheon_teacher_request_seconds_count"] == SIZE / 50
     assert found["pantheon_teacher_batch_samples_sum"] == SIZE
     assert found["process_resident_memory_bytes"] > 0
+
+
+def test_a_request_is_not_held_to_have_waited_while_the_server_was_idle(server: Server) -> None:
+    total = "pantheon_teacher_request_seconds_sum"
+    with TeacherClient(server.addresses[0]) as client:
+        client.query(torch.ones(1, 3)).result(30)
+        while metrics(server)["pantheon_teacher_loop_turned_seconds"] < 0.6:
+            pass  # With a student there the loop turns once a second, to send heartbeats.
+        before, start = metrics(server)[total], time.monotonic()
+        client.query(torch.ones(1, 3)).result(30)
+        took = time.monotonic() - start
+    assert 0 < metrics(server)[total] - before <= took
+
+
+def test_refusals_are_counted_by_their_code_and_probes_are_none_of_them(model: Held) -> None:
+    teachers = {
+        name: Teacher(model, torch.ones(SIZE, 3), {"logits": "float32"}, name) for name in "ab"
+    }
+    with start(teachers, "grpc://127.0.0.1:0", http="127.0.0.1:0") as server:
+        with grpc.insecure_channel(server.addresses[0].removeprefix("grpc://")) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            for service in ("", "a", "b"):
+                asked_for = health_pb2.HealthCheckRequest(service=service)
+                assert health.Check(asked_for, timeout=10).status == 1
+        assert "pantheon_teacher_refusals_total{" not in asked(server, "/metrics")[1].decode()
+        with TeacherClient(server.addresses[0] + "/b") as client:
+            client.query_ids([1]).result(30)
+            with pytest.raises(PantheonError):
+                client.query_ids([SIZE]).result(30)
+        shown = asked(server, "/metrics")[1].decode()
+        assert 'pantheon_teacher_refusals_total{code="range"}' in shown
+        assert 'pantheon_teacher_requests_total{model="a"} 0.0' in shown
+        assert 'pantheon_teacher_requests_total{model="b"} 1.0' in shown
 
 
 def test_what_waits_is_seen_with_its_age(server: Server, model: Held) -> None:
