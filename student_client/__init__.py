@@ -3,6 +3,13 @@
 from student_client.batch import Batch
 from student_client.client import TeacherClient
 from student_client.loader import KnowledgeLoader
-from student_client.stats import LoaderStats, TeacherStats
+from student_client.stats import LoaderStats, ReplicaStats, TeacherStats
 
-__all__ = ["Batch", "KnowledgeLoader", "LoaderStats", "TeacherClient", "TeacherStats"]
+__all__ = [
+    "Batch",
+    "KnowledgeLoader",
+    "LoaderStats",
+    "ReplicaStats",
+    "TeacherClient",
+    "TeacherStats",
+]

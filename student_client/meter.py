@@ -94,6 +94,7 @@ class Meter:
             in_flight=sum(held[r] for r in mine),
             oldest=max(0.0, oldest),
             replicas=sum(r.up for r in mine),
+            absent=known.name in self._fleet.absent,
             joins=self._fleet.joins[known.name],
             losses=self._fleet.losses[known.name],
             late=known.late,

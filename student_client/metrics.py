@@ -49,6 +49,7 @@ TEACHER: Table = {
     "in_flight_requests": (GAUGE, "in_flight", "Requests asked and not answered."),
     "oldest_lease_seconds": (GAUGE, "oldest", "Age of the oldest of them."),
     "replicas": (GAUGE, "replicas", "Replicas that may be asked."),
+    "absent": (GAUGE, "absent", "1 while it is gone on without."),
     "joins": (COUNTER, "joins", "How often a replica came up."),
     "losses": (COUNTER, "losses", "How often a replica went away."),
     "late": (COUNTER, "late", "Answers nobody waited for any more."),
@@ -152,7 +153,10 @@ def _caches(teachers: Mapping[str, TeacherStats]) -> Metric:
 
 
 def health(stats: LoaderStats, patience: float) -> Health:
-    """How a loader is: alive while no wait outlasts the patience by far, ready with all teachers.
+    """How a loader is: alive while no wait outlasts the patience by far, ready while it is fed.
+
+    That is: every teacher can be asked or is gone on without, and no wait has lasted longer than
+    the patience.
 
     Args:
         patience: seconds after which the loader itself gives a teacher up.
@@ -161,12 +165,14 @@ def health(stats: LoaderStats, patience: float) -> Health:
         >>> health(LoaderStats(), 60.0).facts["state"], health(LoaderStats(), 60.0).ready
         ('has not heard of every teacher yet', False)
     """
-    away = [name for name, teacher in stats.teachers.items() if not teacher.replicas]
+    away = [n for n, t in stats.teachers.items() if not t.replicas and not t.absent]
     state = "reading"
     if not stats.teachers:
         state = "has not heard of every teacher yet"
     elif away:
         state = f"waits for {', '.join(away)}"
+    elif stats.waiting > patience:
+        state = "waits for an answer"
     alive = stats.waiting <= 2 * patience + 60
     facts = {"state": state, "epoch": stats.epoch, "waiting": round(stats.waiting, 3)}
-    return Health(alive, bool(stats.teachers) and not away, facts)
+    return Health(alive, state == "reading", facts)

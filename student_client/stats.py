@@ -46,6 +46,7 @@ class TeacherStats:
         in_flight: requests it was asked and has not answered.
         oldest: seconds since the oldest of them was asked.
         replicas: replicas that may be asked now.
+        absent: given up, and gone on without until it is back.
         joins, losses: how often a replica came up, and how often one went away.
         late: answers nobody waited for any more.
         refused: requests it did not answer.
@@ -77,6 +78,7 @@ class TeacherStats:
     in_flight: int = 0
     oldest: float = 0.0
     replicas: int = 0
+    absent: bool = False
     joins: int = 0
     losses: int = 0
     late: int = 0
