@@ -188,6 +188,7 @@ class Status:
         sessions: students connected now.
         queued, scoring: requests that wait, and that are being scored.
         unsent: bytes of replies that students have not taken yet.
+        stalled: models that nothing can answer, as all their workers die again and again.
     """
 
     version: str
@@ -203,6 +204,7 @@ class Status:
     queued: int = 0
     scoring: int = 0
     unsent: int = 0
+    stalled: int = 0
 
 
 Message = (

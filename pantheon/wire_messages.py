@@ -255,7 +255,7 @@ def _read_goodbye(f: Fields, payloads: Sequence[Buffer]) -> Goodbye:
 
 COUNTS = (
     *("requests", "rows", "bytes", "refused", "cancelled"),
-    *("sessions", "queued", "scoring", "unsent"),
+    *("sessions", "queued", "scoring", "unsent", "stalled"),
 )
 """The numbers of a `Status`."""
 

@@ -117,10 +117,6 @@ class Engine:
         """The models' revisions by name."""
         return {name: host.own.revision for name, host in self._hosts.items()}
 
-    def hopeless(self) -> list[str]:
-        """The models whose workers all died again and again."""
-        return [n for n, h in self._hosts.items() if all(w.hopeless for w in h.workers)]
-
     @property
     def draining(self) -> bool:
         """Whether it takes no new work, and is about to end."""

@@ -73,7 +73,7 @@ class Host:
         found = [answer for worker in self.workers for answer in worker.collect(now)]
         for worker in self.workers:
             found += self._rescue(worker.lost())
-        if self.schedule and all(worker.hopeless for worker in self.workers):
+        if self.schedule and self.stalled:
             found += [(job, _no_worker(job)) for job in self.schedule.clear()]
         return found
 
@@ -96,6 +96,11 @@ class Host:
         """Requests that workers have."""
         return [job for worker in self.workers for job in worker.jobs()]
 
+    @property
+    def stalled(self) -> bool:
+        """Whether all workers died again and again; may be asked from any thread."""
+        return all(worker.hopeless for worker in self.workers)
+
     def stats(self, now: float) -> ModelStats:
         """The counters now; may be asked from any thread."""
         working = self.working()
@@ -108,6 +113,7 @@ class Host:
             oldest_queued=now - min(self.schedule.arrivals(), default=now),
             oldest_scoring=now - min([job.since for job in working], default=now),
             restarts=sum(worker.restarts for worker in self.workers),
+            stalled=self.stalled,
         )
 
     def stop(self) -> None:

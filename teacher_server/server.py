@@ -141,8 +141,8 @@ class Server:
         stats = engine.stats()
         if stats.turned > STUCK_S:
             return Health(False, False, {"state": f"stuck for {stats.turned:.0f} s"})
-        if hopeless := engine.hopeless():
-            return Health(True, False, {"state": f"no worker for {', '.join(hopeless)}"})
+        if stalled := [name for name, model in stats.models.items() if model.stalled]:
+            return Health(True, False, {"state": f"no worker for {', '.join(stalled)}"})
         state = "draining" if stats.draining or self._stopping else "serving"
         return Health(True, state == "serving", {"state": state, "sessions": stats.sessions})
 

@@ -54,6 +54,7 @@ class ModelStats:
         queued, scoring: requests that wait, and that are being scored.
         oldest_queued, oldest_scoring: seconds since the oldest of them arrived.
         restarts: worker processes started again.
+        stalled: all its workers die again and again, so that nothing can answer.
     """
 
     requests: int = 0
@@ -66,6 +67,7 @@ class ModelStats:
     oldest_queued: float = 0.0
     oldest_scoring: float = 0.0
     restarts: int = 0
+    stalled: bool = False
 
     def count(self, reply: Scored, seconds: float) -> None:
         """A request was answered."""
@@ -131,4 +133,5 @@ def status(stats: ServerStats, models: Mapping[str, str]) -> Status:
         queued=stats.queued,
         scoring=stats.scoring,
         unsent=stats.unsent,
+        stalled=sum(model.stalled for model in stats.models.values()),
     )

@@ -19,8 +19,9 @@ from pantheon.transport import (
     parse_address,
 )
 
-DOWN, STOCK, DRAINING, SERVING = "down", "up", "draining", "serving"
-"""The states of a server; a stock server of the Open Inference Protocol is merely up."""
+DOWN, STOCK, DRAINING, STALLED, SERVING = "down", "up", "draining", "stalled", "serving"
+"""The states of a server: stalled where all workers of a model die again and again; a stock server
+of the Open Inference Protocol is merely up."""
 
 LOOK_S = 0.2
 
@@ -31,7 +32,7 @@ class Found:
 
     Args:
         address: where it was asked.
-        state: one of the four above.
+        state: one of the five above.
         status: what it said.
         trouble: why it is not reachable.
         seconds: since the answer before, None for the first one; what `rates` are about.
@@ -103,7 +104,8 @@ class _Asked:
     def found(self, address: str) -> Found:
         """How it is."""
         if self.status is not None:
-            state = DRAINING if self.status.draining else SERVING
+            state = STALLED if self.status.stalled else SERVING
+            state = DRAINING if self.status.draining else state
             return Found(address, state, self.status)
         if self.up and not self.waiting:
             return Found(address, STOCK)

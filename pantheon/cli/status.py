@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pantheon.cli.output import say_json, size, stdout
-from pantheon.cli.poll import DOWN, SERVING, Found, Poll
+from pantheon.cli.poll import DOWN, SERVING, STALLED, Found, Poll
 from pantheon.cli.security import (
     CaOption,
     CertificateOption,
@@ -26,7 +26,7 @@ from pantheon.cli.security import (
 )
 from pantheon.cli.serve import Json
 
-STYLES = {SERVING: "green", DOWN: "red"}
+STYLES = {SERVING: "green", DOWN: "red", STALLED: "red"}
 
 Addresses = Annotated[list[str], typer.Argument(metavar="ADDRESS...")]
 Patience = Annotated[float, typer.Option(min=0.0, help="Seconds to wait for an answer.")]

@@ -36,7 +36,7 @@ def status_of(answer: Status | None, service: str) -> int:
         >>> status_of(Status("1", 9.0, False, (("vit", "r1"),)), "bert") == SERVICE_UNKNOWN
         True
     """
-    if answer is None or answer.draining:
+    if answer is None or answer.draining or answer.stalled:
         return NOT_SERVING
     return SERVING if not service or service in dict(answer.models) else SERVICE_UNKNOWN
 

@@ -77,7 +77,8 @@ class Servicer:
     def ServerReady(self, request: Any, context: Any) -> Any:
         """The teacher takes requests."""
         status = self.inquire(context)
-        return oip.ServerReadyResponse(ready=status is not None and not status.draining)
+        ready = status is not None and not status.draining and not status.stalled
+        return oip.ServerReadyResponse(ready=ready)
 
     def inquire(self, context: Any) -> Status | None:
         """How the teacher is; None where it does not say so in time.

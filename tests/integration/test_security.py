@@ -24,6 +24,7 @@ import torch
 import trustme
 
 from pantheon import errors
+from pantheon.cli.poll import Found, Poll
 from pantheon.messages import Score
 from pantheon.transport import Curve, Security, Tls, connect, oip
 from pantheon.transport.grpc_listener import MAX_CALLS
@@ -49,6 +50,13 @@ def read(address: str, security: Security = None, patience: float = 20.0) -> int
         SAMPLES, 16, teachers={"t": address}, security=security, patience=patience
     ) as loader:
         return sum(len(batch) for batch in loader)
+
+
+def how_it_is(address: str, security: Security, patience: float) -> Found:
+    """What `pantheon status` is told."""
+    with Poll([address], security) as poll:
+        (found,) = poll.round(patience)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +233,11 @@ def mutual(certificates: Certificates) -> Iterator[Server]:
 def test_a_certificate_that_the_authority_signed_gets_in(
     certificates: Certificates, mutual: Server
 ) -> None:
-    assert read(mutual.addresses[0], certificates.write("student")) == len(SAMPLES)
+    own = certificates.write("student")
+    assert read(mutual.addresses[0], own) == len(SAMPLES)
+    found = how_it_is(mutual.addresses[0], own, 20.0)
+    assert found.status is not None
+    assert found.status.rows == mutual.stats().rows
 
 
 def test_a_server_that_asks_for_no_certificate_is_known_by_its_own(
@@ -279,6 +291,7 @@ def test_a_client_without_a_good_certificate_gets_nothing(
     with pytest.raises(errors.TransportError, match="Tls" if security is None else "certificate"):
         read(mutual.addresses[0], security, patience=2.0)
     assert mutual.stats().rows == before
+    assert how_it_is(mutual.addresses[0], security, 0.5).status is None
 
 
 def connected(address: str) -> socket.socket:

@@ -14,9 +14,11 @@ import psutil
 import pytest
 import torch
 
+from pantheon.cli.poll import STALLED, Poll
 from pantheon.dataset import Ids
 from pantheon.errors import ConfigError, ModelError
 from pantheon.messages import Refused, Scored
+from pantheon.probes import Health
 from teacher_server import Teacher
 from tests.integration.asking import Asking
 from tests.integration.models import SIZE, Deadly, Perishable, Slow, Vectors, net
@@ -108,11 +110,16 @@ def test_workers_that_cannot_be_started_again_keep_nobody_waiting(tmp_path: Path
     model = Teacher(Perishable(str(spoilt)), Vectors(), {"x": "raw"}, devices=2)
     with model.start("tcp://127.0.0.1:0") as server, Asking(server.addresses[0]) as student:
         assert len(student.answer([1])["x"]) == 1
+        assert server.health().ready
         spoilt.touch()
         for worker in workers():
             worker.kill()
         until(lambda: server.stats().restarts >= 2)
         assert student.refusal([2]).code == "busy"
+        assert server.health() == Health(True, False, {"state": f"no worker for {model.name}"})
+        with Poll(server.addresses) as poll:
+            (found,) = poll.round(30.0)
+        assert (found.state, found.well) == (STALLED, False)
 
 
 def broken(x: torch.Tensor) -> torch.Tensor:
