@@ -330,8 +330,7 @@ class Delivery:
         seconds = self.fleet.clock() - asked.at
         asked.replica.answers += 1
         teacher.answered(message.rows, seconds)
-        nbytes = _nbytes(message.parts)
-        self.fleet.trace.answered(asked.replica, message.request, message.rows, nbytes, seconds)
+        self.fleet.trace.answered(asked.replica, message, seconds)
 
     def _drop(self, teacher: KnownTeacher, replica: Replica, request: int) -> None:
         """Nobody waits for an answer."""

@@ -244,9 +244,7 @@ class Desk:
         except PantheonError as error:
             sent.query.fail(error)
         else:
-            nbytes = sum(memoryview(p.data).nbytes for p in message.parts)
-            seconds = self._fleet.clock() - sent.at
-            self._fleet.trace.answered(replica, message.request, message.rows, nbytes, seconds)
+            self._fleet.trace.answered(replica, message, self._fleet.clock() - sent.at)
             sent.query.future.set_result(answer)
         del self._sent[message.request]
 

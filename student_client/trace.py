@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from pantheon.ledger import Assignment, Poisoned
-from pantheon.messages import Refused, Welcome
+from pantheon.messages import Refused, Scored, Welcome
 from student_client.refusals import LATER
 from student_client.replica import Replica
 
@@ -55,12 +55,12 @@ class Trace:
         more = {"start": assignment.start, "first": assignment.lease}
         self._step(replica, request, "sent, to compare the answers", **more)
 
-    def answered(
-        self, replica: Replica, request: int, rows: int, nbytes: int, seconds: float
-    ) -> None:
+    def answered(self, replica: Replica, answer: Scored, seconds: float) -> None:
         """The first answer to a request came."""
-        more = {"rows": rows, "bytes": nbytes, "seconds": round(seconds, 6)}
-        self._step(replica, request, "answered", **more)
+        if logger.isEnabledFor(logging.DEBUG):
+            nbytes = sum(memoryview(p.data).nbytes for p in answer.parts)
+            more = {"rows": answer.rows, "bytes": nbytes, "seconds": round(seconds, 6)}
+            self._step(replica, answer.request, "answered", **more)
 
     def duplicate(self, replica: Replica, request: int) -> None:
         """An answer came that nobody waits for."""

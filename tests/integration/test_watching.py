@@ -143,10 +143,12 @@ def test_each_request_is_followed_by_one_name_from_the_student_to_the_worker(fol
     assert {line["rows"] for line in student if "rows" in line} == {50}
 
 
-def test_an_error_of_a_command_is_a_line_of_json_too(folder: Path) -> None:
-    with commanded(folder, "distill", "absent.yaml", **JSON) as process:
+def test_an_error_of_a_command_is_a_line_of_json_too_and_names_its_rank(folder: Path) -> None:
+    rank = {"RANK": "1", "WORLD_SIZE": "2"}
+    with commanded(folder, "distill", "absent.yaml", **JSON, **rank) as process:
         assert process.wait(20) == 2
     (line,) = logged(folder, "distill")
+    assert line["rank"] == 1
     assert (line["level"], line["error"]) == ("error", "ConfigError")
     assert "absent.yaml" in line["message"]
 
