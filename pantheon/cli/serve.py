@@ -12,6 +12,10 @@ from pantheon.config import TeacherConfig, load
 from pantheon.errors import ConfigError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+HttpOption = Annotated[
+    str | None,
+    typer.Option(help="HOST:PORT for metrics and health by HTTP, such as 127.0.0.1:9464."),
+]
 TeacherFile = Annotated[Path, typer.Argument(metavar="TEACHER.YAML")]
 
 
@@ -28,10 +32,7 @@ def serve(
     insecure: Annotated[
         bool, typer.Option(help="Serve beyond this machine without keys: anybody may ask.")
     ] = False,
-    http: Annotated[
-        str | None,
-        typer.Option(help="HOST:PORT for metrics and health by HTTP, such as 127.0.0.1:9464."),
-    ] = None,
+    http: HttpOption = None,
     json: Json = False,
 ) -> None:
     """Serve teachers until told to stop (SIGTERM or Ctrl-C).

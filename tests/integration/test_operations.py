@@ -304,3 +304,56 @@ def test_nobody_without_a_key_is_told_how_a_teacher_is(tmp_path: Path) -> None:
         (found,) = json.loads(stranger.stdout)["teachers"]
         assert found["state"] == "down"
         assert "uptime" not in found
+
+
+SLOW = """
+import time
+from pathlib import Path
+import torch
+
+
+class Gated(torch.nn.Module):
+    def forward(self, x):
+        for _ in range(3000):
+            if float(x.max()) < 50 or Path("go").exists():
+                return x * 2
+            time.sleep(0.01)
+
+
+def data():
+    return torch.arange(100.0).unsqueeze(1)
+"""
+
+
+def test_a_dump_shows_how_far_it_is(tmp_path: Path) -> None:
+    (tmp_path / "gated.py").write_text(SLOW)
+    (tmp_path / "teacher.yaml").write_text(
+        "model: gated:Gated\ndataset: gated:data\nschema: {y: float32}\n"
+        "revision: r1\nbatch_rows: 10\nshard_rows: 10\n"
+    )
+    command = ["-m", "pantheon", "dump", "teacher.yaml", "dump", "--http", "127.0.0.1:0"]
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    with subprocess.Popen(
+        [sys.executable, *command],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "120"},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            http = process.stdout.readline().split()[-1]
+            found: dict[str, float] = {}
+            while found.get("pantheon_dump_samples", 0) < 50:
+                with urlopen(f"{http}/metrics", timeout=10) as answer:
+                    text = answer.read().decode()
+                families = text_string_to_metric_families(text)
+                found = {s.name: s.value for f in families for s in f.samples}
+            assert found["pantheon_dump_samples"] == 50
+            assert found["pantheon_dump_wanted_samples"] == 100
+            with urlopen(f"{http}/readyz", timeout=10) as answer:
+                assert json.loads(answer.read())["samples"] == 50
+            (tmp_path / "go").touch()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()

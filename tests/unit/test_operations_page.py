@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from student_client.metrics import LoaderCollector
 from student_client.stats import LoaderStats, TeacherStats
+from teacher_server.dump_metrics import DumpProgress
 from teacher_server.metrics import TeacherCollector
 from teacher_server.stats import ModelStats, ServerStats
 
@@ -25,6 +26,7 @@ def exposed() -> set[str]:
     registry.register(TeacherCollector(lambda: served, lambda: {"m": "r"}))
     learned = LoaderStats(teachers={"t": TeacherStats()})
     registry.register(LoaderCollector(lambda: learned))
+    registry.register(DumpProgress())
     text = generate_latest(registry).decode()
     return {
         f"{family.name}_total" if family.type == "counter" else family.name
