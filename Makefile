@@ -51,7 +51,7 @@ conformance: $(VENV)/.dev
 	$(PYTEST) tests -m conformance --timeout 600
 
 chaos: $(VENV)/.dev
-	$(PYTEST) tests/chaos --timeout 300
+	$(PYTEST) tests/chaos tests/integration/test_trainers.py --timeout 300
 
 fuzz: $(VENV)/.fuzz
 	$(BIN)/python -m tests.fuzz $(FUZZ_RUNS)
