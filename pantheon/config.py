@@ -219,6 +219,7 @@ class StudentConfig(Section):
     max_requests: PositiveInt | None = None
     patience: PositiveFloat | None = None
     lease: PositiveFloat | None = None
+    attempts: PositiveInt | None = None
     integrity: bool | None = None
     security: SecurityConfig | None = None
     verify: float | None = Field(default=None, ge=0, le=1)

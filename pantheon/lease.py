@@ -36,7 +36,8 @@ class Ask:
         blame: attempts counted against each replica that held it; 0 for one that was merely slow,
             left in peace, or lost more than this request.
         lease: the lease it is out on, None while it waits to be given away again.
-        forgiven: how many attempts were taken back.
+        crashes: how many of these attempts were crashes.
+        forgiven: how many crashes were taken back.
         late: numbers of its former leases; a reply to one of them is as good.
     """
 
@@ -46,6 +47,7 @@ class Ask:
     answered: bool = False
     lease: Lease | None = None
     blame: dict[str, int] = field(default_factory=dict)
+    crashes: int = 0
     forgiven: int = 0
     reasons: list[str] = field(default_factory=list)
     late: list[int] = field(default_factory=list)

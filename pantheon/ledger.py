@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pantheon.counters import Counters
 from pantheon.errors import ConfigError
 from pantheon.lease import Ask, Assignment, Lease, Leases, Replica
-from pantheon.poison import Poisoned, count_attempt, failed_too_often, forgive_attempt, verdict
+from pantheon.poison import Poisoned, count_attempt, failed_too_often, forgive_crash, verdict
 from pantheon.progress import Progress
 from pantheon.roster import Roster
 from pantheon.window import Window
@@ -30,10 +30,11 @@ class Ledger:
     - *Leases.* A replica holds a request for `lease` seconds, renewed by its heartbeats. What it
       held goes to another replica once the lease runs out or the replica leaves; the replica that
       failed it gets it again only when there is no other. The first reply wins, even a late one.
-    - *Poison.* A request is given up after `attempts` refusals or crashes, on two replicas where
-      there are two; `poisoned` then says which. A replica that crashes is blamed for its oldest
-      lease only, the one it most likely worked on, and `forgive` takes that back; a lease that
-      ran out blames nobody. A slow or silent teacher is a matter for the caller's patience.
+    - *Poison.* A request is given up after `attempts` refusals, or twice as many crashes, on two
+      replicas where there are two; `poisoned` then says which. A replica that crashes is blamed for
+      its oldest lease only, the one it most likely worked on, and `forgive` takes that back; a
+      lease that ran out blames nobody. A slow or silent teacher is a matter for the caller's
+      patience.
 
     Memory and time depend on the window, never on the number of rows.
 
@@ -45,7 +46,7 @@ class Ledger:
         window_bytes: the budget.
         max_requests: requests in flight at one replica.
         lease: seconds.
-        attempts: refusals and crashes after which a request is poisoned.
+        attempts: refusals after which a request is poisoned; a crash counts half.
         head: rows yielded before, a multiple of `batch` or `rows`.
         first_lease: number of the first lease; the `next_lease` of the epoch before.
         ramp: rows of the first request, where later ones double it up to `request`; None for none.
@@ -185,14 +186,14 @@ class Ledger:
         wanted = [lease for lease in list(gone.leases.values()) if self._end(lease)]
         if crashed and wanted:
             self._teachers[teacher].crashes[replica] = wanted[0].ask
-            self._blame(wanted[0], CRASH)
+            self._blame(wanted[0], CRASH, crash=True)
         return tuple(sorted(a.ask.request for a in wanted if self._put_back(a)))
 
     def forgive(self, teacher: str, replica: str) -> None:
         """A replica that had left is back and had not crashed: it was the way to it that broke."""
         ask = self._teacher(teacher).crashes.pop(replica, None)
         if ask is not None:
-            forgive_attempt(ask, replica, CRASH)
+            forgive_crash(ask, replica, CRASH)
 
     def dispatch(self, now: float) -> list[Assignment]:
         """Give requests away as window and credit allow; the caller sends what is returned.
@@ -430,10 +431,12 @@ class Ledger:
         self.counters.requeued += counted
         return True
 
-    def _blame(self, lease: Lease, reason: str, final: bool = False) -> None:
+    def _blame(
+        self, lease: Lease, reason: str, final: bool = False, *, crash: bool = False
+    ) -> None:
         """Count an attempt of the lease's replica at its request."""
         ask = lease.ask
-        count_attempt(ask, lease.replica.name, reason)
+        count_attempt(ask, lease.replica.name, reason, crash=crash)
         if self.poisoned is None and (final or self._failed_too_often(ask)):
             self.poisoned = verdict(ask, self.span(ask.request))
 

@@ -36,30 +36,34 @@ class Poisoned:
         return (self.teacher, self.request) == (ask.teacher, ask.request)
 
 
-def count_attempt(ask: Ask, replica: str, reason: str) -> None:
+def count_attempt(ask: Ask, replica: str, reason: str, *, crash: bool = False) -> None:
     """Hold a refusal or a crash against a replica."""
     ask.blame[replica] = ask.blame.get(replica, 0) + 1
+    ask.crashes += crash
     ask.reasons.append(f"{replica}: {reason}")
 
 
-def forgive_attempt(ask: Ask, replica: str, reason: str) -> None:
-    """Take one such count back, for a request that is not forgiven for the `FORGIVEN`-th time.
+def forgive_crash(ask: Ask, replica: str, reason: str) -> None:
+    """Take a crash back, for a request that is not forgiven for the `FORGIVEN`-th time.
 
     Example:
         >>> ask = Ask("t", 0, nbytes=64)
-        >>> count_attempt(ask, "a", "left"), forgive_attempt(ask, "a", "left")
+        >>> count_attempt(ask, "a", "left", crash=True), forgive_crash(ask, "a", "left")
         (None, None)
-        >>> ask.blame, ask.reasons
-        ({'a': 0}, [])
+        >>> ask.blame, ask.crashes, ask.reasons
+        ({'a': 0}, 0, [])
     """
     if ask.forgiven < FORGIVEN:
         ask.forgiven += 1
+        ask.crashes -= 1
         ask.blame[replica] -= 1
         ask.reasons.remove(f"{replica}: {reason}")
 
 
 def failed_too_often(ask: Ask, live: Collection[str], attempts: int) -> bool:
     """Whether a request's attempts are used up, on two replicas where there are two.
+
+    A crash counts half: the request may merely have been there when somebody killed the replica.
 
     Args:
         live: names of the teacher's replicas.
@@ -74,7 +78,8 @@ def failed_too_often(ask: Ask, live: Collection[str], attempts: int) -> bool:
     """
     culprits = {name for name, count in ask.blame.items() if count}
     others = set(live) - culprits
-    return sum(ask.blame.values()) >= attempts and (len(culprits) > 1 or not others)
+    spent = sum(ask.blame.values()) - ask.crashes / 2
+    return spent >= attempts and (len(culprits) > 1 or not others)
 
 
 def verdict(ask: Ask, span: tuple[int, int]) -> Poisoned:

@@ -39,7 +39,7 @@ class TeacherClient:
         dataset_fingerprint: of the dataset that `query_ids` means.
         patience: seconds to wait for a replica before the queries at hand fail.
         lease: seconds a replica may be silent about a query before another is asked.
-        attempts: how often a query is tried.
+        attempts: refusals after which a query is given up; a crash counts half.
         integrity: checksum payloads; None over plain connections between hosts only.
         security: our keys, `Curve` or `Tls`.
 

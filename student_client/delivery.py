@@ -56,7 +56,7 @@ class Pace:
         window_bytes: coded bytes asked for past the batch that is next.
         max_requests: requests in flight for each replica.
         lease: seconds a replica may be silent about a request.
-        attempts: how often a request is tried.
+        attempts: refusals after which a request is given up; a crash counts half.
         verify: how replicas are checked against each other.
     """
 

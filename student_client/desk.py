@@ -36,6 +36,7 @@ class Query:
         score: the message, without its number.
         ids, views: what the answer is labelled with, int64 ``[n]``.
         tries: how often it failed.
+        crashes: how many of these were crashes.
         forgiven: how often a broken connection was taken for a crash.
     """
 
@@ -44,6 +45,7 @@ class Query:
     views: Tensor | None
     future: Future[Knowledge] = field(default_factory=Future)
     tries: int = 0
+    crashes: int = 0
     forgiven: int = 0
 
     def fail(self, error: BaseException) -> None:
@@ -66,7 +68,7 @@ class Desk:
     Args:
         fleet: the replicas of the one teacher; owned from now on.
         lease: seconds a replica may be silent about a query.
-        attempts: how often a query is tried.
+        attempts: refusals after which a query is given up; a crash counts half.
     """
 
     def __init__(self, fleet: Fleet, lease: float, attempts: int) -> None:
@@ -206,7 +208,8 @@ class Desk:
             self._teacher = KnownTeacher.of(self._name, replica.welcome, None)
         blamed = self._crashes.pop(replica.address, None)
         if replica.survived and blamed is not None and blamed.forgiven < FORGIVEN:
-            blamed.tries, blamed.forgiven = blamed.tries - 1, blamed.forgiven + 1
+            blamed.tries, blamed.crashes = blamed.tries - 1, blamed.crashes - 1
+            blamed.forgiven += 1
         self._tell()
 
     def gone(self, teacher: str) -> bool:
@@ -273,7 +276,8 @@ class Desk:
         sent = self._sent.pop(number)
         query, where = sent.query, sent.replica.address
         query.tries += blame
-        if query.tries < self._attempts:
+        query.crashes += blame and code == "lost"
+        if query.tries - query.crashes / 2 < self._attempts:
             about = self._fleet.trace.about(self._name, where, request=number, code=code)
             logger.info("query %d to %s: %s; asking again", number, where, reason, extra=about)
             self._waiting.append(query)

@@ -67,6 +67,7 @@ class KnowledgeLoader:
         max_requests: requests in flight for each replica.
         patience: seconds to wait for a teacher of which no replica can be reached.
         lease: seconds a replica may be silent about a request before another is asked.
+        attempts: refusals after which a request is given up with an error; a crash counts half.
         fields: by teacher, the fields to ask for; all by default.
         dataset_fingerprint: states the dataset's fingerprint instead of computing it.
         revision: by teacher, the revision it has to have.
@@ -119,6 +120,7 @@ class KnowledgeLoader:
         max_requests: int = 8,
         patience: float = 60.0,
         lease: float = 30.0,
+        attempts: int = 3,
         fields: Mapping[str, Sequence[str]] | None = None,
         dataset_fingerprint: str | None = None,
         revision: Mapping[str, str] | None = None,
@@ -145,6 +147,7 @@ class KnowledgeLoader:
             max_requests=max_requests,
             patience=patience,
             lease=lease,
+            attempts=attempts,
             verify=Verify(verify, tolerance),
             cache_bytes=cache_bytes,
         )

@@ -21,6 +21,7 @@ WHOLE = {
     "num_workers": 0,
     "request_rows": 1,
     "max_requests": 1,
+    "attempts": 1,
     "cache_bytes": 1,
 }
 """The arguments that are whole numbers, and the least that each may be."""
@@ -51,6 +52,7 @@ class Options:
     max_requests: int = 8
     patience: float = 60.0
     lease: float = 30.0
+    attempts: int = 3
     integrity: bool | None = None
     verify: Verify = NEVER
     cache_bytes: int | None = None

@@ -69,6 +69,7 @@ class Settled:
             window_bytes=options.window_bytes,
             max_requests=min([options.max_requests, *(x.max_in_flight for x in limits)]),
             lease=options.lease,
+            attempts=options.attempts,
             verify=options.verify,
         )
         return cls(teachers, plan, pace, weights)

@@ -15,7 +15,7 @@ from student_client import KnowledgeLoader
 
 KEYS = (
     *("batch_size", "shuffle", "seed", "drop_last", "views", "num_workers", "teachers", "fields"),
-    *("request_rows", "window_bytes", "max_requests", "patience", "lease", "integrity"),
+    *("request_rows", "window_bytes", "max_requests", "patience", "lease", "attempts", "integrity"),
     *("verify", "tolerance", "dataset_fingerprint", "revision", "cache", "cache_bytes"),
 )
 """The keys that a loader takes under the same name; those left out keep the loader's default."""

@@ -73,13 +73,13 @@ def test_a_request_whose_connection_breaks_again_and_again_is_not_called_poison(
     with Crew(nursery, 1, pace=0.6) as crew:
         crew.start()
         port = parse_address(crew.addresses[0]).port
-        with Proxy(port, weather=Weather(lives=3, life=0.3)) as proxy:
-            student = Student({"expert": proxy.address})
+        with Proxy(port, weather=Weather(lives=2, life=0.3)) as proxy:
+            student = Student({"expert": proxy.address}, attempts=1)
             batch = next(iter(student.loader))
             stats = student.loader.stats()
             student.loader.close()
     assert len(batch.ids) == BATCH
-    assert stats.as_dict()["teachers"]["expert"]["losses"] == 3
+    assert stats.as_dict()["teachers"]["expert"]["losses"] == 2
 
 
 def test_a_query_whose_connection_breaks_again_and_again_is_not_called_poison(
@@ -90,7 +90,7 @@ def test_a_query_whose_connection_breaks_again_and_again_is_not_called_poison(
         port = parse_address(crew.addresses[0]).port
         with (
             Proxy(port, weather=Weather(lives=2, life=0.3)) as proxy,
-            TeacherClient(proxy.address, attempts=2) as client,
+            TeacherClient(proxy.address, attempts=1) as client,
         ):
             answer = client.query(torch.zeros(4, WIDTH)).result(30)
             assert proxy.cuts == 2

@@ -1,5 +1,6 @@
 """A ledger watched from outside: every call is checked against a plain model of the promises."""
 
+from collections import Counter
 from collections.abc import Iterable
 from math import ceil
 
@@ -45,6 +46,7 @@ class WatchedLedger:
         self.cancelled: set[int] = set()
         self.answered: set[tuple[str, int]] = set()
         self.blame: dict[tuple[str, int], dict[str, int]] = {}
+        self.crashes: Counter[tuple[str, int]] = Counter()
         self.taken: dict[int, dict[str, int]] = {}
         self.hopeless = False
         self.end = self.first
@@ -89,6 +91,7 @@ class WatchedLedger:
         back = self.ledger.leave(teacher, replica, crashed=crashed)
         if crashed and wanted:
             self._blame(wanted[0], 1)
+            self.crashes[teacher, wanted[0].request] += 1
         for a in wanted:
             self._blame(a, 0)
         if crashed and wanted:
@@ -307,7 +310,8 @@ class WatchedLedger:
         counts = self.blame.get(key, {})
         culprits = {name for name, count in counts.items() if count}
         others = self.replicas[key[0]] - culprits
-        spent = sum(counts.values()) >= self.attempts
+        # A crash counts half.
+        spent = 2 * sum(counts.values()) - self.crashes[key] >= 2 * self.attempts
         return bool(culprits) and spent and (len(culprits) > 1 or not others)
 
     def _blame(self, a: Assignment, count: int) -> None:

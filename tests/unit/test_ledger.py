@@ -417,7 +417,7 @@ def test_a_refusal_by_one_whose_lease_ran_out_leaves_the_request_where_it_is():
 
 
 def test_a_request_that_kills_every_replica_is_poisoned():
-    made = ledger(rows=4, replicas=("a", "b"), attempts=2)
+    made = ledger(rows=4, replicas=("a", "b"), attempts=1)
     for _ in range(2):
         assert made.poisoned is None
         (a,) = made.dispatch(0.0)
@@ -427,8 +427,8 @@ def test_a_request_that_kills_every_replica_is_poisoned():
 
 
 def test_a_replica_that_dies_is_blamed_for_its_oldest_request_only():
-    made = ledger(rows=16)
-    for _ in range(2):
+    made = ledger(rows=16, attempts=3)
+    for _ in range(5):
         made.dispatch(0.0)
         made.leave("t", "a")
         made.join("t", "a")
@@ -451,7 +451,7 @@ def test_a_replica_that_comes_and_goes_while_it_answers_poisons_nothing():
 
 
 def test_a_crash_that_was_a_broken_connection_is_forgiven_but_not_for_ever():
-    made = ledger(rows=4, attempts=2)
+    made = ledger(rows=4, attempts=1)
     for _ in range(FORGIVEN):
         made.dispatch(0.0)
         made.leave("t", "a")
@@ -465,6 +465,22 @@ def test_a_crash_that_was_a_broken_connection_is_forgiven_but_not_for_ever():
         made.leave("t", "a")
     assert made.poisoned is not None
     assert made.poisoned.attempts == 2
+
+
+def test_a_crash_counts_half_of_a_refusal():
+    made = ledger(rows=4, attempts=2)
+    for how in ("crash", "refusal"):
+        (a,) = made.dispatch(0.0)
+        if how == "crash":
+            made.leave("t", "a")
+            made.join("t", "a")
+        else:
+            made.refuse(a.lease, "out of memory", 0.0)
+        assert made.poisoned is None
+    made.dispatch(0.0)
+    made.leave("t", "a")
+    assert made.poisoned is not None
+    assert made.poisoned.attempts == 3
 
 
 def test_only_the_crash_is_forgiven_and_not_a_refusal():
