@@ -168,7 +168,9 @@ def label(path: str | os.PathLike[str]) -> str | None:
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
-        with safe_open(path, framework="pt") as file:
+        # Safetensors opens a path twice, for header and content; a writer may replace the file in
+        # between. A descriptor's path stands for one file.
+        with open(path, "rb") as held, safe_open(f"/dev/fd/{held.fileno()}", "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return file.metadata() or {}, tensors
     except (OSError, SafetensorError) as error:

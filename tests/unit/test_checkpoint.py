@@ -231,6 +231,21 @@ def test_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
     assert names == [".other.12ab.partial", ".state.b.safetensors"]
 
 
+def test_a_file_that_is_replaced_while_it_is_read_stays_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Safetensors opens the path that it is given twice."""
+    path, opened = tmp_path / "state", checkpoint.safe_open
+
+    def late(file: Any, framework: str) -> Any:
+        checkpoint.save(path, {"step": 2, "x": torch.tensor([2])})
+        return opened(file, framework)
+
+    checkpoint.save(path, {"step": 1, "x": torch.tensor([1])})
+    monkeypatch.setattr(checkpoint, "safe_open", late)
+    assert checkpoint.load(path) == {"step": 1, "x": torch.tensor([1])}
+
+
 def test_every_byte_of_a_file_is_guarded(tmp_path: Path) -> None:
     path = tmp_path / "state"
     state = {"step": 7, "x": torch.arange(3.0), "note": "abc"}
