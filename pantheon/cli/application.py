@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
 from typing import Annotated
 
@@ -71,7 +72,8 @@ def main() -> None:
         app()
     except KeyboardInterrupt:
         leave_at_once()
-    except SystemExit as status:
-        if status.code != INTERRUPTED:
-            raise
-        leave_at_once()
+    except SystemExit as ended:
+        several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if ended.code == INTERRUPTED or (several and isinstance(ended.code, int | None)):
+            leave_at_once(ended.code or 0)
+        raise

@@ -72,13 +72,14 @@ def interruptible() -> None:
     signal.signal(signal.SIGINT, first)
 
 
-def leave_at_once() -> NoReturn:
-    """End after Ctrl-C, once what was begun has been cleaned up.
+def leave_at_once(status: int = INTERRUPTED) -> NoReturn:
+    """End now that what was begun has been cleaned up.
 
     Handlers registered for the end still run (they end worker processes); taking the interpreter
-    and its libraries apart can take more than a second and is left out.
+    and its libraries apart can take more than a second, and can abort a process whose threads of
+    torch.distributed still wait for the interpreter, so it is left out.
     """
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(INTERRUPTED)
+    os._exit(status)
