@@ -212,6 +212,7 @@ def test_what_a_killed_replica_cost_is_counted() -> None:
             teachers={"t": [f"{one}/minus", f"{two}/minus"]},
             dataset_fingerprint="toy",
             request_rows=5,
+            max_requests=2,
         ) as loader,
     ):
         seen: list[int] = []
@@ -219,15 +220,14 @@ def test_what_a_killed_replica_cost_is_counted() -> None:
         def learn() -> None:
             for batch in loader:
                 seen.extend(batch.ids.tolist())
-                time.sleep(0.002)  # A step of training.
+                if len(seen) == 10:  # Most of the epoch is still to be asked for.
+                    first.send_signal(signal.SIGSTOP)
 
         def replica() -> ReplicaStats:
             return loader.stats().teachers["t"].by_replica[f"{one}/minus"]
 
         learning = threading.Thread(target=learn)
         learning.start()
-        until(lambda: bool(loader.stats().teachers) and replica().requests > 2)
-        first.send_signal(signal.SIGSTOP)
         until(lambda: loader.stats().waiting > 0.3)
         held = replica().in_flight
         first.kill()
