@@ -268,6 +268,14 @@ class Ledger:
         if found is not None:
             found.hear(self._now)
 
+    def heard(self, teacher: str, replica: str) -> float:
+        """When a replica last gave a sign of life, or was first given something to do; seconds.
+
+        Minus infinity for one that was never given anything, or is not there.
+        """
+        found = self._teacher(teacher).roster.replicas.get(replica)
+        return found.heard if found is not None else float("-inf")
+
     def retire(self, teacher: str, replica: str) -> None:
         """A replica takes no new requests but finishes those it holds, until it leaves."""
         found = self._teacher(teacher).roster.replicas.get(replica)
@@ -279,9 +287,11 @@ class Ledger:
 
         They get no more work until they are heard of, while there are others; a late answer is
         still good. The only replica of a teacher is left to its leases and the caller's patience.
+        One that the head waits for is silent much earlier, by how fast it answered before, where
+        another has nothing to do.
 
         Args:
-            after: seconds of silence, by teacher.
+            after: seconds of silence, at most, by teacher.
 
         Returns:
             The assignments put back.
@@ -289,7 +299,8 @@ class Ledger:
         self._tick(now)
         found: list[Assignment] = []
         for name, seconds in after.items():
-            for replica in self._teacher(name).roster.silent(self._now, seconds):
+            teacher = self._teacher(name)
+            for replica in teacher.roster.silent(self._now, seconds, self._awaited(teacher)):
                 replica.quiet_until = float("inf")
                 for lease in list(replica.leases.values()):
                     if self._end(lease):
@@ -300,9 +311,16 @@ class Ledger:
 
     def next_suspicion(self, after: Mapping[str, float]) -> float | None:
         """When `suspect` next has something to do; None: nothing depends on it now."""
-        rosters = ((self._teacher(n).roster, s) for n, s in after.items())
-        times = (roster.first_silent(self._now, seconds) for roster, seconds in rosters)
+        teachers = ((self._teacher(n), s) for n, s in after.items())
+        times = (t.roster.first_silent(self._now, s, self._awaited(t)) for t, s in teachers)
         return min((t for t in times if t is not None), default=None)
+
+    def _awaited(self, teacher: Progress) -> Replica | None:
+        """Who holds the request of a teacher that the head batch needs next."""
+        ask = teacher.asks.get(teacher.low)
+        if ask is None or ask.lease is None:
+            return None
+        return ask.lease.replica if self.span(ask.request)[0] < self._window.head_stop else None
 
     def deadline(self) -> float | None:
         """When `expire` next has something to do, in seconds on the caller's clock."""

@@ -15,6 +15,13 @@ BEHIND = 2.0
 PROBE = 10.0
 """How long a replica that is too slow stays idle until it is tried again, in times of a request."""
 
+LATE = 4.0
+"""How many times its longest pause lately a replica is silent until idle ones get what is waited
+for."""
+
+SOON = 0.1
+"""Seconds of silence that are never too long."""
+
 
 class Roster:
     """The replicas of one teacher that work can be given to.
@@ -86,24 +93,47 @@ class Roster:
             found = [r for r in found if r.name not in avoid] or found
         return found
 
-    def silent(self, now: float, limit: float) -> list[Replica]:
-        """Replicas that hold requests and gave no sign of life for some seconds.
+    def silent(self, now: float, limit: float, awaited: Replica | None = None) -> list[Replica]:
+        """Replicas that hold requests and gave no sign of life for too long.
 
-        Only those whose work another one can take over.
+        Only those whose work another one can take over. The one that everybody waits for is silent
+        for too long much earlier where another has nothing to do: asking that one costs nothing, as
+        in the hedged requests of Dean and Barroso, "The Tail at Scale" (2013).
+
+        Args:
+            now: seconds.
+            limit: seconds.
+            awaited: the replica that holds the request that is needed next.
         """
         if len(self.replicas) < 2:
             return []
-        late = [r for r in self._awake(now) if r.leases and now - r.heard >= limit]
-        others = [r for r in self._awake(now) if r not in late and not r.retired]
+        awake = self._awake(now)
+        late = [r for r in awake if r.leases and now >= self._silent_at(now, r, limit, awaited)]
+        others = [r for r in awake if r not in late and not r.retired]
         return late if others else []
 
-    def first_silent(self, now: float, limit: float) -> float | None:
+    def first_silent(
+        self, now: float, limit: float, awaited: Replica | None = None
+    ) -> float | None:
         """When `silent` next has something to say, in seconds; None: not before something else."""
         if len(self.replicas) < 2:
             return None
-        times = [r.heard + limit for r in self._awake(now) if r.leases]
+        holders = [r for r in self._awake(now) if r.leases]
+        times = [self._silent_at(now, r, limit, awaited) for r in holders]
         # Where nobody could take over what is overdue already, only a message changes anything.
         return min((t for t in times if t > now), default=None)
+
+    def _silent_at(
+        self, now: float, replica: Replica, limit: float, awaited: Replica | None
+    ) -> float:
+        """When a replica's silence has lasted for too long, in seconds."""
+        if replica is awaited and replica.speed.known:
+            nbytes = next(iter(replica.leases.values())).ask.nbytes
+            others = [r for r in self._awake(now) if r is not replica and not r.retired]
+            idle = [r.done_in(nbytes) for r in others if not r.leases]
+            if idle:
+                limit = min(limit, max(SOON, LATE * replica.speed.pause, min(idle)))
+        return replica.heard + limit
 
     def _awake(self, now: float) -> list[Replica]:
         return [r for r in self.replicas.values() if r.quiet_until <= now]

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 SMOOTH = 4.0
 """Replies over which a speed is averaged."""
 
+FADE = 0.9
+"""What is left of the longest pause between replies with each shorter one."""
+
 
 @dataclass(slots=True)
 class Speed:
@@ -16,17 +19,20 @@ class Speed:
         replies: how many were counted, at most `SMOOTH`.
         nbytes, seconds: sums over these, the older the less.
         since: seconds; the last reply, or when it was first given something to do after that.
+        pause: seconds; the longest that it took to reply lately. Replies may come in bursts, so
+            that a mean would tell little of when the next one is due.
 
     Example:
         >>> speed = Speed()
-        >>> speed.begin(10.0), speed.reply(400, 12.0), speed.time(1000)
-        (None, None, 5.0)
+        >>> speed.begin(10.0), speed.reply(400, 12.0), speed.time(1000), speed.pause
+        (None, None, 5.0, 2.0)
     """
 
     replies: float = 0.0
     nbytes: float = 0.0
     seconds: float = 0.0
     since: float = 0.0
+    pause: float = 0.0
 
     @property
     def known(self) -> bool:
@@ -42,7 +48,9 @@ class Speed:
         keep = min(1.0, (SMOOTH - 1) / max(self.replies, 1.0))
         self.replies = self.replies * keep + 1
         self.nbytes = self.nbytes * keep + nbytes
-        self.seconds = self.seconds * keep + max(0.0, now - self.since)
+        took = max(0.0, now - self.since)
+        self.seconds = self.seconds * keep + took
+        self.pause = max(took, self.pause * FADE)
         self.since = now
 
     def time(self, nbytes: int) -> float:

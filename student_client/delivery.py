@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from pantheon.buffers import to_raw
-from pantheon.errors import TeacherUnavailable
 from pantheon.ledger import Assignment, Ledger
 from pantheon.messages import Heartbeat, RawTensor, Refused, Scored
 from student_client.assemble import Piece
@@ -25,25 +24,14 @@ from student_client.replica import Replica
 from student_client.requests import Held, Request
 from student_client.stats import Totals
 from student_client.verifying import NEVER, Verifier, Verify
+from student_client.vigil import CACHE, Vigil
 
 logger = logging.getLogger(__name__)
-
-LOOK_S = 1.0
-"""Seconds between two looks whether somebody has been silent for too long."""
-
-SILENT_BEATS = 3
-"""Heartbeats a replica may miss until what it holds is given to others."""
 
 NOBODY = ""
 """Who is asked for the rows of a teacher that is gone, where the merges can do without it."""
 
-CACHE = "cache"
-"""Who answers what is read from a teacher's cache."""
-
 NO_ROWS = np.empty(0, np.int64)
-
-SHORT_S = 0.02
-"""Waits up to this many seconds are business as usual and count as nobody's silence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +114,7 @@ class Delivery:
         self.outbox = Outbox(fleet, plan, itinerary, epoch)
         self.verifier = Verifier(fleet, pace.verify, epoch)
         self._pieces: dict[int, dict[str, Piece]] = {}
-        self._silence = dict.fromkeys(teachers, 0.0)
-        self._since = 0.0
-        self._alert = {
-            t: SILENT_BEATS * known.welcome.heartbeat
-            for t, known in teachers.items()
-            if all(r.supervised for r in fleet.up(t)) and known.welcome.heartbeat > 0
-        }
+        self.vigil = Vigil(fleet, self.teachers, self.ledger, self.outbox, caches, pace.lease)
         fleet.handler = self
         caches.taker = self._fetched
         for replica in fleet.replicas:
@@ -176,78 +158,16 @@ class Delivery:
         self._dispatch()
 
     def _wait(self) -> None:
-        """Wait for events, and only then look whose leases have run out."""
+        """Wait for events, and only then look who has been silent for too long."""
         late = [self.teachers[t] for t in self.ledger.waiting_for()]
-        before = self._since = self.fleet.clock()
-        times = (
-            before + LOOK_S,
-            self.ledger.deadline(),
-            self.ledger.next_suspicion(self._alert),
-            self.outbox.next_resend,
-        )
-        self.fleet.pump(min([t for t in times if t is not None]))
-        now = self.fleet.clock()
-        self.totals.wait += now - before
+        before = self.fleet.clock()
+        self.fleet.pump(self.vigil.begin(before))
+        waited = self.fleet.clock() - before
+        self.totals.wait += waited
         for teacher in late:
-            teacher.wait += now - before
-        self._suspect(now)
-        self._expire(now)
-        if self.outbox.next_resend is not None:
-            self.ledger.renew(self.outbox.resend(now, self.teachers), now)
-        if now - before > SHORT_S:
-            self._lose_patience(now - before)
+            teacher.wait += waited
+        self.vigil.look(before + waited)
         self._dispatch()
-
-    def _suspect(self, now: float) -> None:
-        """Give what silent replicas hold to others."""
-        taken = self.ledger.suspect(now, self._alert)
-        for assignment in taken:
-            self.outbox.overdue(assignment.lease)
-        for who in sorted({(a.teacher, a.replica) for a in taken}):
-            held = [a.lease for a in taken if (a.teacher, a.replica) == who]
-            self.fleet.trace.suspected(*who, held, self._alert[who[0]])
-
-    def _expire(self, now: float) -> None:
-        deadline = self.ledger.deadline()
-        if deadline is None or now < deadline:
-            return
-        self.ledger.renew(self.outbox.unsupervised(), now)
-        for overdue in self.ledger.expire(now):
-            if overdue.replica == CACHE:
-                self.caches.stuck(self.teachers[overdue.teacher], self.pace.lease)
-                continue
-            self.outbox.overdue(overdue.lease)
-            self.fleet.trace.expired(overdue, self.pace.lease)
-
-    def _patience(self, teacher: str) -> float:
-        """Seconds a teacher may be silent: no less than three heartbeats."""
-        return max(self.fleet.patience, 3 * self.teachers[teacher].welcome.heartbeat)
-
-    def _hear(self, replica: Replica) -> None:
-        """A sign of life; what is left of the wait at hand counts as silence."""
-        now = self.fleet.clock()
-        self._silence[replica.teacher] = self._since - now
-        self.ledger.hear(replica.teacher, replica.address, now)
-
-    def _lose_patience(self, waited: float) -> None:
-        for teacher in self.ledger.waiting_for():
-            replicas = self.fleet.up(teacher)
-            if not replicas or not replicas[0].supervised:
-                continue
-            self._silence[teacher] += waited
-            if self._silence[teacher] >= self._patience(teacher):
-                self._silence[teacher] = 0.0
-                where = ", ".join(r.address for r in replicas)
-                error = TeacherUnavailable(
-                    f"teacher {teacher!r} is connected at {where} but has said nothing for "
-                    f"{self._patience(teacher):g} s while rows {self.ledger.head} on are waited "
-                    "for; see whether it hangs, or wait longer with patience="
-                )
-                if not self.gone(teacher):
-                    raise error
-                for replica in replicas:
-                    self.fleet.postpone(replica, "it is silent")
-                logger.error("going on without teacher %r: %s", teacher, error)
 
     def _dispatch(self) -> None:
         now = self.fleet.clock()
@@ -269,7 +189,7 @@ class Delivery:
     def scored(self, replica: Replica, message: Scored) -> None:
         """Take an answer in; one that nobody waits for is counted and dropped."""
         teacher = self.teachers[replica.teacher]
-        self._hear(replica)
+        self.vigil.hear(replica)
         if (again := self.verifier.asked(message.request, replica)) is not None:
             self._compare(teacher, replica, message, again)
             return
@@ -367,7 +287,7 @@ class Delivery:
 
     def refused(self, replica: Replica, message: Refused) -> None:
         """Ask again elsewhere or later, or raise when that cannot help."""
-        self._hear(replica)
+        self.vigil.hear(replica)
         self.verifier.drop(replica, message.request or -1)
         asked = self.outbox.take(message.request, replica)
         if asked is None:
@@ -404,7 +324,7 @@ class Delivery:
 
     def working(self, replica: Replica, message: Heartbeat) -> None:
         """Give a replica more time for what it works on."""
-        self._hear(replica)
+        self.vigil.hear(replica)
         self.ledger.renew(message.requests, self.fleet.clock())
 
     def joined(self, replica: Replica) -> None:

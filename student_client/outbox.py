@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -95,7 +95,7 @@ class Outbox:
         self.asked[asked.assignment.lease] = asked
         self._later.append((self.fleet.clock() + RETRY_S, asked.assignment.lease))
 
-    def resend(self, now: float, teachers: dict[str, KnownTeacher]) -> list[int]:
+    def resend(self, now: float, teachers: Mapping[str, KnownTeacher]) -> list[int]:
         """Send again what was put off until now; answers the leases."""
         sent = []
         while self._later and self._later[0][0] <= now:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from math import ceil
 
 from pantheon.ledger import Assignment, Ledger
+from pantheon.roster import SOON
 
 
 def cut(head: int, rows: int, request: int, ramp: int | None) -> list[int]:
@@ -38,6 +39,7 @@ class WatchedLedger:
         self.quiet_until: dict[str, float] = {}
         self.heard: dict[str, float] = {}
         self.retired: set[str] = set()
+        self.replied: set[str] = set()
         self.now = float("-inf")
         self.born: dict[str, int] = {}
         self.given: dict[int, tuple[Assignment, int]] = {}
@@ -116,9 +118,13 @@ class WatchedLedger:
     def suspect(self, now: float, silence: float) -> None:
         self.now = now
         due = {r for t in self.teachers for r in self._suspects(t, silence)}
-        held = {a.lease for r in due for a in self.held(r)}
+        early = {r for t in self.teachers for r in self._may_be_suspected(t)}
         gone = self.ledger.suspect(now, dict.fromkeys(self.teachers, silence))
-        assert {a.lease for a in gone} == held, "what silent replicas hold, and only that, goes on"
+        found = {a.replica for a in gone}
+        held = {a.lease for r in found for a in self.held(r)}
+        assert {a.lease for a in gone} == held, "a silent replica keeps nothing"
+        assert due <= found, "what silent replicas hold goes on"
+        assert found <= due | early, "only what silent replicas hold goes on"
         for a in gone:
             self._end(a)
             self.quiet_until[a.replica] = float("inf")
@@ -130,6 +136,23 @@ class WatchedLedger:
         awake = {r for r in self.replicas[teacher] if self.quiet_until.get(r, 0.0) <= self.now}
         late = {r for r in awake if self.held(r) and self.now - self.heard[r] >= silence}
         return late if awake - late - self.retired else set()
+
+    def _may_be_suspected(self, teacher: str) -> set[str]:
+        """Who keeps the head waiting for a while, and has answered before, where others idle."""
+        names = {r for r in self.replicas[teacher] if self.quiet_until.get(r, 0.0) <= self.now}
+        idle = {r for r in names - self.retired if not self.held(r)}
+        first = min(
+            k for k in range(self.first, self.count + 1) if (teacher, k) not in self.answered
+        )
+        return {
+            a.replica
+            for a in self.live.values()
+            if (a.teacher, a.request) == (teacher, first)
+            and a.start < (self.head // self.batch + 1) * self.batch
+            and a.replica in names & self.replied
+            and self.now - self.heard[a.replica] >= SOON
+            and idle
+        }
 
     def dispatch(self, now: float) -> list[Assignment]:
         self.now = now
@@ -154,6 +177,7 @@ class WatchedLedger:
         new = key not in self.answered and a.lease not in self.cancelled
         self._hear(a.lease)
         self._end(a)
+        self.replied.add(a.replica)
         found = self.ledger.accept(a.lease, nbytes)
         assert found == new, f"the first reply wins and only the first: {a} gave {found}"
         if new:

@@ -302,6 +302,26 @@ def test_a_silent_replica_that_is_heard_again_gets_work_again():
     assert [a.replica for a in made.dispatch(10.5)] == ["silent"]
 
 
+def test_what_the_head_waits_for_goes_to_an_idle_replica_soon_and_what_it_does_not_stays():
+    made = ledger(rows=24, replicas=("late", "well"), max_requests=2, window_bytes=4 * 4 * ROW)
+    answer(made, made.dispatch(0.0))
+    made.advance(16)
+    last = made.dispatch(1.0)
+    assert {a.replica for a in last} == {"late", "well"}
+    first = min(last, key=lambda a: a.request)
+    answer(made, [a for a in last if a is not first])
+    assert made.suspect(1.05, {"t": 3.0}) == []
+    due = made.next_suspicion({"t": 3.0})
+    assert due is not None
+    assert due < 2.0
+    assert made.suspect(due, {"t": 3.0}) == [first]
+    (again,) = made.dispatch(due)
+    assert (again.request, again.replica != first.replica) == (first.request, True)
+    assert made.heard("t", first.replica) == 1.0
+    assert made.accept(first.lease, 16, due), "its late answer is as good"
+    assert not made.accept(again.lease, 16, due)
+
+
 def test_a_single_silent_replica_is_asked_again():
     made = ledger(rows=4, lease=10.0)
     made.dispatch(0.0)

@@ -39,6 +39,11 @@ class NoSuspicion(Ledger):
         return []
 
 
+class HastySuspicion(Ledger):
+    def suspect(self, now, after):
+        return super().suspect(now, dict.fromkeys(after, 0.5))
+
+
 class AsksTheRetired(Ledger):
     def retire(self, teacher, replica):
         pass
@@ -158,7 +163,8 @@ class PadsWithRealRows(Order):
 BROKEN = [
     (NoDeduplication, "the first reply wins and only the first"),
     (NoExpiry, "what has run out, and only that, is put back"),
-    (NoSuspicion, "what silent replicas hold, and only that"),
+    (NoSuspicion, "what silent replicas hold goes on"),
+    (HastySuspicion, "what silent replicas hold goes on"),
     (AsksTheRetired, "a replica that is about to stop is not asked"),
     (NoWindow, "nothing beyond the window"),
     (NoHeadAllowance, "the head is asked for whatever the budget"),

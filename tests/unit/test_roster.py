@@ -3,7 +3,7 @@
 import pytest
 
 from pantheon.lease import Ask, Assignment, Leases
-from pantheon.roster import PROBE, UNKNOWN, Roster
+from pantheon.roster import LATE, PROBE, UNKNOWN, Roster
 from pantheon.speed import Speed
 
 NBYTES = 1000
@@ -117,3 +117,63 @@ def test_silence_that_nobody_can_take_over_is_not_waited_for(retired):
     roster.replicas["b"].retired = retired
     assert roster.first_silent(1.0, 3.0) == 3.0
     assert (roster.silent(4.0, 3.0), roster.first_silent(4.0, 3.0)) == ([], None)
+
+
+def made(*names: str) -> Roster:
+    roster = Roster(most=8)
+    for name in names:
+        roster.join(name)
+    return roster
+
+
+def held_by(roster: Roster, seconds: float, *names: str) -> Leases:
+    """Replicas that answered one request in some seconds, and hold another since then."""
+    leases = Leases(1e9)
+    for number, name in enumerate(names):
+        for now in (0.0, seconds):
+            given = Assignment("t", name, 2 * number + bool(now), number, 0, 1)
+            lease = leases.grant(given, Ask("t", number, NBYTES), roster.replicas[name], now)
+            if not now:
+                leases.close(lease.assignment.lease, seconds)
+                lease.replica.speed.reply(NBYTES, seconds)
+    return leases
+
+
+def test_one_that_all_wait_for_is_late_early_where_another_idles():
+    roster = made("a", "idle")
+    held_by(roster, 0.5, "a")
+    a = roster.replicas["a"]
+    assert roster.first_silent(0.6, 9.0) == 9.5
+    assert roster.first_silent(0.6, 9.0, a) == 0.5 + LATE * 0.5
+    assert roster.silent(0.5 + LATE * 0.5 - 0.01, 9.0, a) == []
+    assert roster.silent(0.5 + LATE * 0.5, 9.0, a) == [a]
+    assert roster.silent(0.5 + LATE * 0.5, 9.0) == []
+
+
+@pytest.mark.parametrize("why", ["busy", "retired", "quiet", "slow"])
+def test_one_that_all_wait_for_gets_its_time_where_no_other_can_help(why):
+    roster = made("a", "b")
+    held_by(roster, 0.1, *(["a", "b"] if why == "busy" else ["a"]))
+    b = roster.replicas["b"]
+    b.retired = why == "retired"
+    if why == "quiet":
+        b.quiet_until = 100.0
+    if why == "slow":
+        b.speed.begin(0.0), b.speed.reply(NBYTES, 8.0)
+    assert roster.silent(2.0, 9.0, roster.replicas["a"]) == []
+
+
+def test_one_that_answers_in_bursts_is_not_late_between_them():
+    roster = made("a", "idle")
+    held_by(roster, 1.0, "a")
+    a = roster.replicas["a"]
+    for _ in range(7):
+        a.speed.reply(NBYTES, 1.0)
+    assert roster.silent(1.0 + 1.5, 9.0, a) == []
+
+
+def test_one_that_never_answered_is_not_late_early():
+    roster, leases = made("a", "idle"), Leases(1e9)
+    a = roster.replicas["a"]
+    leases.grant(Assignment("t", "a", 0, 0, 0, 1), Ask("t", 0, NBYTES), a, 0.0)
+    assert (roster.silent(2.9, 3.0, a), roster.silent(3.0, 3.0, a)) == ([], [a])
