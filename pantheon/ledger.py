@@ -268,14 +268,6 @@ class Ledger:
         if found is not None:
             found.hear(self._now)
 
-    def heard(self, teacher: str, replica: str) -> float:
-        """When a replica last gave a sign of life, or was first given something to do; seconds.
-
-        Minus infinity for one that was never given anything, or is not there.
-        """
-        found = self._teacher(teacher).roster.replicas.get(replica)
-        return found.heard if found is not None else float("-inf")
-
     def retire(self, teacher: str, replica: str) -> None:
         """A replica takes no new requests but finishes those it holds, until it leaves."""
         found = self._teacher(teacher).roster.replicas.get(replica)
@@ -283,12 +275,12 @@ class Ledger:
             found.retired = True
 
     def suspect(self, now: float, after: Mapping[str, float]) -> list[Assignment]:
-        """Put back what silent replicas hold, where another replica can take it over.
+        """Put back what silent and late replicas hold, where another replica can take it over.
 
         They get no more work until they are heard of, while there are others; a late answer is
         still good. The only replica of a teacher is left to its leases and the caller's patience.
-        One that the head waits for is silent much earlier, by how fast it answered before, where
-        another has nothing to do.
+        One that the head waits for loses what it holds much earlier, by how fast it answered
+        before, where another has nothing to do.
 
         Args:
             after: seconds of silence, at most, by teacher.
@@ -302,6 +294,7 @@ class Ledger:
             teacher = self._teacher(name)
             for replica in teacher.roster.silent(self._now, seconds, self._awaited(teacher)):
                 replica.quiet_until = float("inf")
+                replica.speed.miss(self._now)
                 for lease in list(replica.leases.values()):
                     if self._end(lease):
                         self._put_back(lease)

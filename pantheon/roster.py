@@ -16,11 +16,10 @@ PROBE = 10.0
 """How long a replica that is too slow stays idle until it is tried again, in times of a request."""
 
 LATE = 4.0
-"""How many times its longest pause lately a replica is silent until idle ones get what is waited
-for."""
+"""How many times its usual time a replica may take until idle ones get what is waited for."""
 
 SOON = 0.1
-"""Seconds of silence that are never too long."""
+"""Seconds without an answer that are never too long."""
 
 
 class Roster:
@@ -96,9 +95,9 @@ class Roster:
     def silent(self, now: float, limit: float, awaited: Replica | None = None) -> list[Replica]:
         """Replicas that hold requests and gave no sign of life for too long.
 
-        Only those whose work another one can take over. The one that everybody waits for is silent
-        for too long much earlier where another has nothing to do: asking that one costs nothing, as
-        in the hedged requests of Dean and Barroso, "The Tail at Scale" (2013).
+        Only those whose work another one can take over. The one that everybody waits for is missed
+        much earlier where another has nothing to do: asking that one costs nothing, as in the
+        hedged requests of Dean and Barroso, "The Tail at Scale" (2013).
 
         Args:
             now: seconds.
@@ -127,13 +126,17 @@ class Roster:
         self, now: float, replica: Replica, limit: float, awaited: Replica | None
     ) -> float:
         """When a replica's silence has lasted for too long, in seconds."""
-        if replica is awaited and replica.speed.known:
-            nbytes = next(iter(replica.leases.values())).ask.nbytes
-            others = [r for r in self._awake(now) if r is not replica and not r.retired]
-            idle = [r.done_in(nbytes) for r in others if not r.leases]
-            if idle:
-                limit = min(limit, max(SOON, LATE * replica.speed.pause, min(idle)))
-        return replica.heard + limit
+        at = replica.heard + limit
+        if replica is not awaited or not replica.speed.known:
+            return at
+        nbytes = next(iter(replica.leases.values())).ask.nbytes
+        others = [r for r in self._awake(now) if r is not replica and not r.retired]
+        idle = [r.done_in(nbytes) for r in others if not r.leases]
+        if not idle:
+            return at
+        usual = max(replica.speed.pause, replica.speed.time(nbytes))
+        # Not from its heartbeats on: they may come while what it works on never ends.
+        return min(at, replica.speed.since + max(SOON, LATE * usual, min(idle)))
 
     def _awake(self, now: float) -> list[Replica]:
         return [r for r in self.replicas.values() if r.quiet_until <= now]

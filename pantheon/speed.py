@@ -53,6 +53,11 @@ class Speed:
         self.pause = max(took, self.pause * FADE)
         self.since = now
 
+    def miss(self, now: float) -> None:
+        """It should have answered by now; until it does, it is as slow as that."""
+        self.seconds += max(0.0, now - self.since)
+        self.since = now
+
     def time(self, nbytes: int) -> float:
         """Seconds that some bytes take; 0 while nothing is known."""
         return self.seconds * nbytes / self.nbytes if self.nbytes else 0.0

@@ -118,9 +118,9 @@ class Trace:
         )
 
     def suspected(self, teacher: str, address: str, taken: Sequence[int], seconds: float) -> None:
-        """A replica is silent, and what it holds is given to others."""
+        """A replica is late, and what it holds is given to others."""
         logger.warning(
-            "teacher %r at %s has been silent for %.3g s; others are asked instead",
+            "teacher %r at %s has not answered for %.3g s; others are asked instead",
             teacher,
             address,
             seconds,

@@ -90,13 +90,14 @@ class Vigil:
             self._lose_patience(now - self._since)
 
     def _suspect(self, now: float) -> None:
-        """Give what silent replicas hold to others."""
+        """Give what silent and late replicas hold to others."""
         taken = self.ledger.suspect(now, self._alert)
         for assignment in taken:
             self.outbox.overdue(assignment.lease)
         for who in sorted({(a.teacher, a.replica) for a in taken}):
             held = [a.lease for a in taken if (a.teacher, a.replica) == who]
-            self.fleet.trace.suspected(*who, held, now - self.ledger.heard(*who))
+            asked = [self.outbox.asked[n].at for n in held if n in self.outbox.asked]
+            self.fleet.trace.suspected(*who, held, now - min(asked, default=now))
 
     def _expire(self, now: float) -> None:
         deadline = self.ledger.deadline()

@@ -173,6 +173,33 @@ def test_the_work_of_a_silent_replica_is_done_by_others_long_before_its_lease_en
         assert time.monotonic() - begin < 30
 
 
+class Stuck(Slow):
+    """Answers for a while, then never again, until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__(0.02)
+        self.let_go = threading.Event()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if self.rows > 10 * BATCH:
+            self.let_go.wait()
+        return super().forward(ids)
+
+
+def test_a_forward_that_never_ends_holds_nobody_up_where_another_replica_is() -> None:
+    stuck = Stuck()
+    with (
+        teacher(stuck).start("tcp://127.0.0.1:0") as one,
+        teacher(Slow(0.02)).start("tcp://127.0.0.1:0") as other,
+        loader({"t": [one.addresses[0], other.addresses[0]]}, lease=600.0) as student,
+    ):
+        for batch in student:
+            right(batch)
+        assert stuck.rows > 10 * BATCH, "it got that far"
+        stuck.let_go.set()
+        assert student.stats().suspected > 0
+
+
 @pytest.fixture
 def two() -> Iterator[list[Server]]:
     servers = [teacher().start("tcp://127.0.0.1:0") for _ in range(2)]

@@ -39,7 +39,7 @@ class WatchedLedger:
         self.quiet_until: dict[str, float] = {}
         self.heard: dict[str, float] = {}
         self.retired: set[str] = set()
-        self.replied: set[str] = set()
+        self.replied: dict[str, float] = {}
         self.now = float("-inf")
         self.born: dict[str, int] = {}
         self.given: dict[int, tuple[Assignment, int]] = {}
@@ -138,7 +138,7 @@ class WatchedLedger:
         return late if awake - late - self.retired else set()
 
     def _may_be_suspected(self, teacher: str) -> set[str]:
-        """Who keeps the head waiting for a while, and has answered before, where others idle."""
+        """Who keeps the head waiting a while after its last answer, where others idle."""
         names = {r for r in self.replicas[teacher] if self.quiet_until.get(r, 0.0) <= self.now}
         idle = {r for r in names - self.retired if not self.held(r)}
         first = min(
@@ -149,8 +149,8 @@ class WatchedLedger:
             for a in self.live.values()
             if (a.teacher, a.request) == (teacher, first)
             and a.start < (self.head // self.batch + 1) * self.batch
-            and a.replica in names & self.replied
-            and self.now - self.heard[a.replica] >= SOON
+            and a.replica in names & self.replied.keys()
+            and self.now - self.replied[a.replica] >= SOON
             and idle
         }
 
@@ -177,7 +177,7 @@ class WatchedLedger:
         new = key not in self.answered and a.lease not in self.cancelled
         self._hear(a.lease)
         self._end(a)
-        self.replied.add(a.replica)
+        self.replied[a.replica] = self.now
         found = self.ledger.accept(a.lease, nbytes)
         assert found == new, f"the first reply wins and only the first: {a} gave {found}"
         if new:

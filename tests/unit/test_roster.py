@@ -177,3 +177,21 @@ def test_one_that_never_answered_is_not_late_early():
     a = roster.replicas["a"]
     leases.grant(Assignment("t", "a", 0, 0, 0, 1), Ask("t", 0, NBYTES), a, 0.0)
     assert (roster.silent(2.9, 3.0, a), roster.silent(3.0, 3.0, a)) == ([], [a])
+
+
+def test_heartbeats_of_one_that_never_gets_done_make_it_no_less_late():
+    roster = made("a", "idle")
+    held_by(roster, 0.1, "a")
+    a = roster.replicas["a"]
+    a.hear(0.9)
+    assert roster.silent(1.0, 3.0, a) == [a]
+
+
+def test_one_that_was_late_gets_what_it_can_do():
+    race = Race({"a": 0.1, "b": 0.1})
+    race.run(10.0)
+    a = race.roster.replicas["a"]
+    a.speed.miss(race.now + 2.0)
+    assert a.done_in(NBYTES) > race.roster.replicas["b"].done_in(NBYTES)
+    race.run(race.now + 20.0)
+    assert a.done_in(0) == pytest.approx(race.roster.replicas["b"].done_in(0), abs=0.2)
