@@ -127,6 +127,24 @@ class Trace:
             extra=self.about(teacher, address, requests=taken, seconds=seconds),
         )
 
+    def stalled(self, teacher: str, where: Sequence[str], row: int, seconds: float) -> None:
+        """What the student waits for is worked on, and not answered."""
+        if where:
+            logger.warning(
+                "waiting for teacher %r, for row %d, for %.3g s; it is there (%s) and says that it "
+                "works: see whether a forward of it hangs",
+                teacher,
+                row,
+                seconds,
+                ", ".join(where),
+                extra={
+                    "session": self.session,
+                    "teacher": teacher,
+                    "start": row,
+                    "seconds": seconds,
+                },
+            )
+
     def poisoned(self, found: Poisoned, code: str) -> None:
         """A request is given up."""
         logger.error(

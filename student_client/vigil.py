@@ -53,6 +53,8 @@ class Vigil:
         self.outbox, self.caches, self.lease = outbox, caches, lease
         self._silence = dict.fromkeys(teachers, 0.0)
         self._since = 0.0
+        self._stalled, self._tell_at = 0.0, fleet.patience
+        self._answered: dict[str, int] = {}
         self._alert = {
             t: SILENT_BEATS * known.welcome.heartbeat
             for t, known in teachers.items()
@@ -88,6 +90,20 @@ class Vigil:
             self.ledger.renew(self.outbox.resend(now, self.teachers), now)
         if now - self._since > SHORT_S:
             self._lose_patience(now - self._since)
+        self._tell(now - self._since)
+
+    def _tell(self, waited: float) -> None:
+        """Log, less and less often, that those who say that they work do not get done."""
+        answered = {t: self.ledger.answered(t) for t in self.ledger.waiting_for()}
+        if answered != self._answered:
+            self._stalled, self._tell_at, self._answered = 0.0, self.fleet.patience, answered
+            return
+        self._stalled += waited
+        if self._stalled >= self._tell_at:
+            self._tell_at *= 2
+            for teacher, row in answered.items():
+                where = [r.address for r in self.fleet.up(teacher)]
+                self.fleet.trace.stalled(teacher, where, row, self._stalled)
 
     def _suspect(self, now: float) -> None:
         """Give what silent and late replicas hold to others."""

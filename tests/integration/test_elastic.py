@@ -200,6 +200,20 @@ def test_a_forward_that_never_ends_holds_nobody_up_where_another_replica_is() ->
         assert student.stats().suspected > 0
 
 
+def test_a_wait_for_a_forward_that_never_ends_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    stuck = Stuck()
+    caplog.set_level("WARNING", "student_client.trace")
+    with (
+        teacher(stuck).start("tcp://127.0.0.1:0") as server,
+        loader({"t": server.addresses[0]}, patience=0.4) as student,
+    ):
+        threading.Timer(2.0, stuck.let_go.set).start()
+        for batch in student:
+            right(batch)
+    said = [r for r in caplog.records if "see whether a forward of it hangs" in r.getMessage()]
+    assert 1 <= len(said) <= 3
+
+
 @pytest.fixture
 def two() -> Iterator[list[Server]]:
     servers = [teacher().start("tcp://127.0.0.1:0") for _ in range(2)]

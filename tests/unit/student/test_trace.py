@@ -84,3 +84,10 @@ def test_one_lost_again_and_again_is_told_with_its_wait(told: Told) -> None:
     line = told.line()
     contains(line, level="warning", **ONE, seconds=4.25)
     assert "3 times in a row" in line["message"]
+
+
+def test_a_wait_without_end_is_told_with_the_row_it_is_for(told: Told) -> None:
+    told.trace.stalled("t", ["tcp://one:1"], 40, 60.0)
+    line = told.line()
+    contains(line, level="warning", session="s", teacher="t", start=40, seconds=60.0)
+    assert "tcp://one:1" in line["message"]
