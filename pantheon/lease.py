@@ -158,6 +158,11 @@ class Leases:
                 lease.deadline = now + self.term
                 self._live.move_to_end(number)
 
+    def away(self, seconds: float, now: float) -> None:
+        """Nobody listened for some seconds up to now: all live leases last as much longer."""
+        for lease in self._live.values():
+            lease.deadline = min(lease.deadline + seconds, now + self.term)
+
     def overdue(self, now: float) -> list[Lease]:
         """Live leases whose deadline has come."""
         found = []

@@ -10,9 +10,13 @@ from pantheon.lease import Ask, Assignment, Lease, Leases, Replica
 from pantheon.poison import Poisoned, count_attempt, failed_too_often, forgive_crash, verdict
 from pantheon.progress import Progress
 from pantheon.roster import Roster
+from pantheon.speed import Speed
 from pantheon.window import Window
 
 CRASH = "left while it held the request"
+
+PATIENCE = 4
+"""How many times the attempts a request has while another replica is there, but silent."""
 
 __all__ = ["Assignment", "Counters", "Ledger", "Poisoned"]
 
@@ -165,9 +169,15 @@ class Ledger:
         ask = self._teacher(teacher).asks.get(request)
         return ask.lease.assignment if ask is not None and ask.lease is not None else None
 
-    def join(self, teacher: str, replica: str) -> None:
-        """A replica can be given work from now on; joining twice changes nothing."""
-        self._teacher(teacher).roster.join(replica)
+    def join(self, teacher: str, replica: str, speed: Speed | None = None) -> None:
+        """A replica can be given work from now on; joining twice changes nothing.
+
+        Args:
+            speed: how fast it was in an epoch before.
+        """
+        found = self._teacher(teacher)
+        if found.roster.join(replica, speed):
+            found.crashes.pop(replica, None)
 
     def leave(self, teacher: str, replica: str, *, crashed: bool = True) -> tuple[int, ...]:
         """A replica is gone; what it held can be given away at once.
@@ -267,6 +277,21 @@ class Ledger:
         found = self._teacher(teacher).roster.replicas.get(replica)
         if found is not None:
             found.hear(self._now)
+
+    def away(self, seconds: float, now: float) -> None:
+        """The caller did not listen for some seconds up to now: nobody's silence, or slowness."""
+        self._tick(now)
+        self._leases.away(seconds, self._now)
+        for teacher in self._teachers.values():
+            for replica in teacher.roster.replicas.values():
+                replica.heard = min(self._now, replica.heard + seconds)
+                replica.speed.since = min(self._now, replica.speed.since + seconds)
+
+    def spare(self, teacher: str, replica: str, until: float) -> None:
+        """Prefer others until then; a sign of life of it that comes before ends that."""
+        found = self._teacher(teacher).roster.replicas.get(replica)
+        if found is not None:
+            found.quiet_until = max(found.quiet_until, until)
 
     def retire(self, teacher: str, replica: str) -> None:
         """A replica takes no new requests but finishes those it holds, until it leaves."""
@@ -452,7 +477,11 @@ class Ledger:
             self.poisoned = verdict(ask, self.span(ask.request))
 
     def _failed_too_often(self, ask: Ask) -> bool:
-        return failed_too_often(ask, self._teachers[ask.teacher].roster.replicas, self.attempts)
+        roster = self._teachers[ask.teacher].roster
+        if failed_too_often(ask, roster.usable(), self.attempts):
+            return True
+        # Who is silent may be back, so that it is waited for; not without end.
+        return failed_too_often(ask, roster.usable(self._now), PATIENCE * self.attempts)
 
     def _tick(self, now: float) -> None:
         # A clock that goes back would leave the leases out of order.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from pantheon.lease import Replica
+from pantheon.speed import Speed
 
 UNKNOWN = 2
 """Requests in flight at a replica that has not answered any, where there are others."""
@@ -15,8 +16,11 @@ BEHIND = 2.0
 PROBE = 10.0
 """How long a replica that is too slow stays idle until it is tried again, in times of a request."""
 
+REST = 30.0
+"""Seconds until it is tried again at the latest: it may have been slow for once."""
+
 LATE = 4.0
-"""How many times its usual time a replica may take until idle ones get what is waited for."""
+"""How many times longer than an idle replica one may take until that gets what is waited for."""
 
 SOON = 0.1
 """Seconds without an answer that are never too long."""
@@ -41,16 +45,21 @@ class Roster:
         self.most = most
         self.replicas: dict[str, Replica] = {}
 
-    def join(self, name: str) -> bool:
-        """Add a replica; False when it is there already."""
+    def join(self, name: str, speed: Speed | None = None) -> bool:
+        """Add a replica, whose speed may be known; False when it is there already."""
         if name in self.replicas:
             return False
-        self.replicas[name] = Replica(name)
+        self.replicas[name] = Replica(name, speed=speed or Speed())
         return True
 
     def leave(self, name: str) -> Replica | None:
         """Take a replica out, with the leases it holds; None when it is not there."""
         return self.replicas.pop(name, None)
+
+    def usable(self, now: float | None = None) -> set[str]:
+        """Names of those that can be asked; at some time: of those that are not silent then."""
+        asked = [r for r in self.replicas.values() if not r.retired]
+        return {r.name for r in asked if now is None or r.quiet_until <= now}
 
     def choose(self, now: float, nbytes: int = 0, avoid: Collection[str] = ()) -> Replica | None:
         """The replica that is expected to answer a request first, among those fit for it.
@@ -78,9 +87,12 @@ class Roster:
         if not free:
             return None
         best = min(free, key=lambda r: (r.done_in(nbytes), r.nbytes))
-        takes, soonest = best.done_in(nbytes), min(r.done_in(nbytes) for r in fit)
+        takes = best.done_in(nbytes)
+        # Of one that has not answered yet nothing is known, so that nobody is slow beside it.
+        soonest = min((r.done_in(nbytes) for r in fit if r.speed.known), default=takes)
         idle = 0.0 if best.leases else now - best.speed.since
-        return best if takes <= BEHIND * soonest or idle >= PROBE * takes else None
+        rested = idle >= min(PROBE * takes, REST)
+        return best if takes <= BEHIND * soonest or rested else None
 
     def _credit(self, replica: Replica) -> int:
         return self.most if replica.speed.known else min(self.most, UNKNOWN)
@@ -127,16 +139,16 @@ class Roster:
     ) -> float:
         """When a replica's silence has lasted for too long, in seconds."""
         at = replica.heard + limit
-        if replica is not awaited or not replica.speed.known:
+        if replica is not awaited:
             return at
         nbytes = next(iter(replica.leases.values())).ask.nbytes
         others = [r for r in self._awake(now) if r is not replica and not r.retired]
-        idle = [r.done_in(nbytes) for r in others if not r.leases]
+        idle = [r.speed for r in others if not r.leases]
         if not idle:
             return at
-        usual = max(replica.speed.pause, replica.speed.time(nbytes))
+        usual = min((s.usual(nbytes) for s in idle if s.known), default=limit / LATE)
         # Not from its heartbeats on: they may come while what it works on never ends.
-        return min(at, replica.speed.since + max(SOON, LATE * usual, min(idle)))
+        return min(at, replica.speed.since + max(SOON, LATE * usual))
 
     def _awake(self, now: float) -> list[Replica]:
         return [r for r in self.replicas.values() if r.quiet_until <= now]

@@ -39,8 +39,9 @@ class Piece:
     def values(self) -> Mapping[str, Value]:
         """Decoded fields of the rows answered; none when no row was asked for."""
         if self._values is None:
-            parts, self.parts = self.parts, ()
+            parts = self.parts
             self._values = self.codec.decode([from_raw(p) for p in parts]) if parts else {}
+            self.parts = ()
         return self._values
 
     def cut(self, start: int, stop: int) -> Answer:

@@ -14,7 +14,7 @@ from pantheon.messages import Heartbeat, RawTensor, Refused, Scored
 from student_client.assemble import Piece
 from student_client.cache import Caches
 from student_client.check import check_scored, intact
-from student_client.fleet import Fleet
+from student_client.fleet import RETRY_S, Fleet
 from student_client.itinerary import Itinerary, Stretch
 from student_client.known import KnownTeacher
 from student_client.outbox import Asked, Outbox
@@ -24,12 +24,9 @@ from student_client.replica import Replica
 from student_client.requests import Held, Request
 from student_client.stats import Totals
 from student_client.verifying import NEVER, Verifier, Verify
-from student_client.vigil import CACHE, Vigil
+from student_client.vigil import CACHE, NOBODY, Vigil
 
 logger = logging.getLogger(__name__)
-
-NOBODY = ""
-"""Who is asked for the rows of a teacher that is gone, where the merges can do without it."""
 
 NO_ROWS = np.empty(0, np.int64)
 
@@ -114,15 +111,20 @@ class Delivery:
         self.outbox = Outbox(fleet, plan, itinerary, epoch)
         self.verifier = Verifier(fleet, pace.verify, epoch)
         self._pieces: dict[int, dict[str, Piece]] = {}
+        self._owed: dict[int, tuple[Assignment, Request]] = {}
         self.vigil = Vigil(fleet, self.teachers, self.ledger, self.outbox, caches, pace.lease)
         fleet.handler = self
         caches.taker = self._fetched
         for replica in fleet.replicas:
             if replica.up:
-                self.ledger.join(replica.teacher, replica.address)
+                self.ledger.join(replica.teacher, replica.address, replica.speed)
         for teacher in fleet.absent:
             self.ledger.join(teacher, NOBODY)
-        self._dispatch()
+        try:
+            self._dispatch()
+        except BaseException:
+            self.close()
+            raise
 
     def numbers(self, start: int, stop: int) -> range:
         """The requests that cover local rows ``[start, stop)``."""
@@ -143,11 +145,23 @@ class Delivery:
         Raises:
             PantheonError: what any teacher, or the way to it, is not able to do.
         """
-        if (ready := self.ledger.ready()) <= head:
+        if self.fleet.absent:
+            # Nothing may be waited for, and who is back is still to be asked again.
+            self.fleet.pump(self.fleet.clock())
+            self._dispatch()
+        if (ready := self._ready(head)) <= head:
             with self.totals.waiting(self.fleet.clock):
-                while (ready := self.ledger.ready()) <= head:
+                while (ready := self._ready(head)) <= head:
                     self._wait()
         return ready
+
+    def _ready(self, head: int) -> int:
+        """The row up to which all have answered, or are gone on without for the next batch."""
+        stop = head + self.itinerary.order.batch_size
+        due = [lease for lease, (assignment, _) in self._owed.items() if assignment.start < stop]
+        for lease in due:
+            self._do_without(*self._owed.pop(lease))
+        return self.ledger.ready()
 
     def release(self, head: int) -> None:
         """Let go of what is yielded wholly, and ask for more in its place."""
@@ -176,7 +190,7 @@ class Delivery:
                 teacher = self.teachers[assignment.teacher]
                 request = self.outbox.request(assignment)
                 if assignment.replica == NOBODY:
-                    self._do_without(assignment, request)
+                    self._owed[assignment.lease] = assignment, request
                 elif not len(request.ids_for(teacher.name)):
                     self._accept(assignment, request, ())
                 elif (some := self.caches.find(teacher, request)) is not None:
@@ -271,8 +285,8 @@ class Delivery:
     def _do_without(self, assignment: Assignment, request: Request) -> None:
         """Go on without a teacher that is gone."""
         teacher = self.teachers[assignment.teacher]
-        teacher.missed += len(request.ids_wanted(teacher.name))
         if self.ledger.accept(assignment.lease, 0, self.fleet.clock()):
+            teacher.missed += len(request.ids_wanted(teacher.name))
             self._keep(assignment, teacher, NO_ROWS, ())
 
     def _keep(
@@ -287,14 +301,20 @@ class Delivery:
 
     def refused(self, replica: Replica, message: Refused) -> None:
         """Ask again elsewhere or later, or raise when that cannot help."""
-        self.vigil.hear(replica)
+        if message.code != "busy":
+            # Who is busy for longer than the patience is as good as silent.
+            self.vigil.hear(replica)
         self.verifier.drop(replica, message.request or -1)
         asked = self.outbox.take(message.request, replica)
         if asked is None:
             return
         self.teachers[replica.teacher].refuse(message.code)
         self.fleet.trace.refused(replica, message)
-        if message.code == "busy":
+        if message.code == "busy" and len(self.fleet.up(replica.teacher)) > 1:
+            now = self.fleet.clock()
+            self.ledger.decline(asked.assignment.lease, now)
+            self.ledger.spare(replica.teacher, replica.address, now + RETRY_S)
+        elif message.code == "busy":
             self.outbox.busy(asked)
         elif message.code == "draining":
             # It finishes what it holds, then says goodbye.
@@ -332,7 +352,8 @@ class Delivery:
         if replica.survived:
             self.ledger.forgive(replica.teacher, replica.address)
         self.ledger.leave(replica.teacher, NOBODY, crashed=False)
-        self.ledger.join(replica.teacher, replica.address)
+        self._owed = {n: o for n, o in self._owed.items() if o[0].teacher != replica.teacher}
+        self.ledger.join(replica.teacher, replica.address, replica.speed)
 
     def gone(self, teacher: str) -> bool:
         """Whether the merges can do without a teacher; it is then gone on without."""
@@ -353,6 +374,8 @@ class Delivery:
     def close(self) -> None:
         """Tell the replicas that nobody waits any more, and let go of everything."""
         self.closed = True
+        # No number is ever given out twice, as an answer to the first may still come.
+        self.totals.next_lease = max(self.totals.next_lease, self.ledger.next_lease)
         if self.fleet.handler is self:
             self.fleet.handler = None
             self.caches.taker = None
@@ -361,6 +384,7 @@ class Delivery:
             self.verifier.close()
             self.outbox.cancel()
         self._pieces.clear()
+        self._owed.clear()
 
 
 def _nbytes(parts: tuple[RawTensor, ...]) -> int:

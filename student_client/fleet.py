@@ -30,6 +30,9 @@ LOOK_S = 0.1
 RETRY_S = 0.5
 """Seconds until a replica that asked to come later is greeted again."""
 
+STOPPED_S = 1.0
+"""Seconds that a wait may be longer than it should have been, and still count."""
+
 HEARD = 1024
 """Messages of one replica that are heard before the others and the clock."""
 
@@ -186,7 +189,8 @@ class Fleet:
         for discovery in self._discoveries:
             discovery.ask(before)
         down = [r for r in self._replicas.values() if r.welcome is None]
-        for pollable, _ in self._poller.poll(self._timeout(before, until, down)):
+        timeout = self._timeout(before, until, down)
+        for pollable, _ in self._poller.poll(timeout):
             if pollable in self._extra:
                 self._extra[pollable]()
             elif pollable in self._owner:
@@ -194,7 +198,9 @@ class Fleet:
         if down or self._discoveries:
             now = self.clock()
             self._look_after(down, now)
-            self._lose_patience(now - before)
+            # What is longer by far was spent stopped, or with other work.
+            most = math.inf if timeout is None else timeout / 1000 + STOPPED_S
+            self._lose_patience(min(now - before, most))
 
     def _timeout(self, now: float, until: float | None, down: list[Replica]) -> int | None:
         limits = [d.due - now for d in self._discoveries]

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pantheon.errors import ConfigError
+from pantheon.errors import ConfigError, DatasetError
 from student_client.batch import Batch
 from student_client.epoch import Epoch
 from student_client.position import Position
 from student_client.stats import Totals
 
-_NOTHING = object()
-
 
 class Iteration:
     """An iterator over the rest of one epoch.
 
-    Dropping it (a ``break``) abandons the epoch: what is in flight is cancelled.
+    Dropping it (a ``break``) abandons the epoch: what is in flight is cancelled. So does an error,
+    an interrupt included, as samples and knowledge could be a step apart after it.
 
     Args:
         epoch: the knowledge.
@@ -36,7 +35,6 @@ class Iteration:
     ) -> None:
         self.epoch = epoch
         self._samples = samples
-        self._sample: Any = _NOTHING
         self._position, self._totals, self._keep = position, totals, keep
         self._closed: str | None = None
 
@@ -51,20 +49,35 @@ class Iteration:
     def __next__(self) -> Batch:
         if self._closed is not None:
             return self._end()
-        if self._samples is not None and self._sample is _NOTHING:
-            # Before knowledge is waited for, so that teachers work while samples are read. Kept, so
-            # that an interrupted wait does not lose it.
-            self._sample = next(self._samples, (None, None))
-        made = self.epoch.take()
-        if made is None:
+        try:
+            batch = self._take()
+        except BaseException as error:
+            self.close(
+                f"this epoch was ended by {type(error).__name__}; iter() begins the next one, and "
+                "goes on after the last batch if load_state_dict(state_dict()) is called before"
+            )
+            raise
+        if batch is None:
             self.close("")
             self._position.finish()
             raise StopIteration
-        inputs, targets = (None, None) if self._samples is None else self._sample
-        self._sample = _NOTHING
+        return batch
+
+    def _take(self) -> Batch | None:
+        # Before knowledge is waited for, so that teachers work while samples are read.
+        sample = (None, None) if self._samples is None else next(self._samples, None)
+        made = self.epoch.take()
+        if made is None:
+            return None
+        if sample is None:
+            raise DatasetError(
+                f"the samples ended before the knowledge, at ids {made[0].ids[:5].tolist()}; does "
+                "the dataset or collate_fn raise StopIteration?"
+            )
         self._position.step()
         self._totals.batches += 1
         self._totals.samples += len(made[0]) if made[1] is None else int(made[1].sum())
+        inputs, targets = sample
         return Batch(inputs, targets, *made)
 
     def _end(self) -> Batch:

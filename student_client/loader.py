@@ -241,7 +241,8 @@ class KnowledgeLoader:
         settled, itinerary = self._settle()
         self._abandon("another iter() of this loader has begun; one epoch goes on at a time")
         self._caches.settle()
-        epoch, step = self._position.begin()
+        epoch, step = self._position.ahead
+        samples = self._samples.begin(epoch, step) if self._samples else None
         head = min(step * itinerary.order.batch_size, itinerary.order.rows)
         delivery = Delivery(
             self._fleet,
@@ -255,7 +256,8 @@ class KnowledgeLoader:
             totals=self._totals,
             caches=self._caches,
         )
-        samples = self._samples.begin(epoch, step) if self._samples else None
+        # Not before: what could not be begun is still ahead.
+        self._position.begin()
         knowledge = Epoch(delivery, head, self._pin)
         self._meter.follow(knowledge)
         live = Iteration(knowledge, samples, self._position, self._totals, keep=self)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
+import random
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -47,7 +48,8 @@ class Outbox:
         self.requests: dict[int, Request] = {}
         self.asked: dict[int, Asked] = {}
         self._overdue: list[int] = []
-        self._later: deque[tuple[float, int]] = deque()
+        self._later: list[tuple[float, int]] = []
+        self._random = random.Random()
 
     @property
     def next_resend(self) -> float | None:
@@ -93,13 +95,14 @@ class Outbox:
     def busy(self, asked: Asked) -> None:
         """Ask the same replica once more a little later."""
         self.asked[asked.assignment.lease] = asked
-        self._later.append((self.fleet.clock() + RETRY_S, asked.assignment.lease))
+        at = self.fleet.clock() + RETRY_S * self._random.uniform(0.5, 1.5)
+        heapq.heappush(self._later, (at, asked.assignment.lease))
 
     def resend(self, now: float, teachers: Mapping[str, KnownTeacher]) -> list[int]:
         """Send again what was put off until now; answers the leases."""
         sent = []
         while self._later and self._later[0][0] <= now:
-            lease = self._later.popleft()[1]
+            lease = heapq.heappop(self._later)[1]
             if lease in self.asked:
                 asked = self.asked[lease]
                 self._send(asked, teachers[asked.replica.teacher])

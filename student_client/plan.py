@@ -109,7 +109,9 @@ class MergePlan:
             return answers[teachers[0]][0][field]
         if isinstance(merge, Route):
             return self._route(merge, field, teachers, answers, ids)
-        values = {t: answers[t][0][field] for t in teachers if field in answers[t][0]}
+        # Without fields is only who answered no row.
+        there = [t for t in teachers if field in answers[t][0] or answers[t][1] is None]
+        values = {t: answers[t][0][field] for t in there}
         return merge(field, values, _answered(teachers, answers), len(ids))
 
     def masks(self, answers: Mapping[str, Answer], n: int) -> dict[str, Tensor]:

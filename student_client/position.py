@@ -15,7 +15,8 @@ class Position:
         resume: whether the next start goes on in the middle.
 
     Example:
-        >>> at = Position(); at.begin(); at.step(); at
+        >>> at = Position(); at.ahead; at.begin(); at.step(); at
+        (0, 0)
         (0, 0)
         Position(epoch=0, steps=1, following=1, resume=False)
         >>> at.begin()
@@ -27,10 +28,14 @@ class Position:
     following: int = 0
     resume: bool = False
 
+    @property
+    def ahead(self) -> tuple[int, int]:
+        """Epoch and step that the next start begins with."""
+        return (self.epoch, self.steps) if self.resume else (self.following, 0)
+
     def begin(self) -> tuple[int, int]:
         """Start the next epoch, or go on with the restored one; answers epoch and step."""
-        if not self.resume:
-            self.epoch, self.steps = self.following, 0
+        self.epoch, self.steps = self.ahead
         self.resume, self.following = False, self.epoch + 1
         return self.epoch, self.steps
 

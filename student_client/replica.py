@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pantheon.messages import Hello, Message, Welcome
+from pantheon.speed import Speed
 from pantheon.transport import Address, Connection
 
 
@@ -27,6 +28,7 @@ class Replica:
         survived: it is the run that was lost before, so that only the way to it had failed.
         answers: requests it was the first to answer.
         losses: how often it was up and went away.
+        speed: how fast it has answered since it came.
     """
 
     teacher: str
@@ -44,6 +46,7 @@ class Replica:
     survived: bool = False
     answers: int = 0
     losses: int = 0
+    speed: Speed = field(default_factory=Speed)
 
     @property
     def address(self) -> str:
@@ -58,6 +61,7 @@ class Replica:
     def come(self, welcome: Welcome) -> None:
         """It answered our Hello."""
         self.welcome = welcome
+        self.speed = Speed()
         self.survived = bool(welcome.instance) and welcome.instance == self.instance
         self.instance = welcome.instance
 

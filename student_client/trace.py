@@ -131,8 +131,8 @@ class Trace:
         """What the student waits for is worked on, and not answered."""
         if where:
             logger.warning(
-                "waiting for teacher %r, for row %d, for %.3g s; it is there (%s) and says that it "
-                "works: see whether a forward of it hangs",
+                "waiting for teacher %r, for row %d, for %.3g s, though it is there (%s): see "
+                "whether a forward of it hangs",
                 teacher,
                 row,
                 seconds,

@@ -24,6 +24,10 @@ SILENT_BEATS = 3
 SHORT_S = 0.02
 """Waits up to this many seconds are business as usual and count as nobody's silence."""
 
+NOBODY = ""
+"""Who is asked for the rows of a teacher that is gone, where the merges can do without it. It owes
+the answer until the rows are needed, as the teacher may be back before."""
+
 CACHE = "cache"
 """Who answers what is read from a teacher's cache."""
 
@@ -52,7 +56,7 @@ class Vigil:
         self.fleet, self.teachers, self.ledger = fleet, teachers, ledger
         self.outbox, self.caches, self.lease = outbox, caches, lease
         self._silence = dict.fromkeys(teachers, 0.0)
-        self._since = 0.0
+        self._since = self._until = self._left = fleet.clock()
         self._stalled, self._tell_at = 0.0, fleet.patience
         self._answered: dict[str, int] = {}
         self._alert = {
@@ -63,6 +67,8 @@ class Vigil:
 
     def begin(self, now: float) -> float:
         """A wait begins; when it has to be interrupted for `look`."""
+        if now - self._left > SHORT_S:
+            self.ledger.away(now - self._left, now)
         self._since = now
         times = (
             now + LOOK_S,
@@ -70,7 +76,8 @@ class Vigil:
             self.ledger.next_suspicion(self._alert),
             self.outbox.next_resend,
         )
-        return min(t for t in times if t is not None)
+        self._until = max(now, min(t for t in times if t is not None))
+        return self._until
 
     def hear(self, replica: Replica) -> None:
         """A sign of life; what is left of the wait at hand counts as silence."""
@@ -81,16 +88,24 @@ class Vigil:
     def look(self, now: float) -> None:
         """A wait is over and what came was read: see what did not come.
 
+        A wait that took much longer than it should have says nothing about the teachers: this
+        process was stopped, or had other work.
+
         Raises:
             TeacherUnavailable: a teacher has said nothing for longer than its patience.
         """
+        missed = now - self._until
+        if missed > LOOK_S:
+            self.ledger.away(missed, now)
+        waited = now - self._since - (missed if missed > LOOK_S else 0.0)
         self._suspect(now)
         self._expire(now)
         if self.outbox.next_resend is not None:
             self.ledger.renew(self.outbox.resend(now, self.teachers), now)
-        if now - self._since > SHORT_S:
-            self._lose_patience(now - self._since)
-        self._tell(now - self._since)
+        if waited > SHORT_S:
+            self._lose_patience(waited)
+        self._tell(waited)
+        self._left = now
 
     def _tell(self, waited: float) -> None:
         """Log, less and less often, that those who say that they work do not get done."""
@@ -123,9 +138,9 @@ class Vigil:
         for overdue in self.ledger.expire(now):
             if overdue.replica == CACHE:
                 self.caches.stuck(self.teachers[overdue.teacher], self.lease)
-                continue
-            self.outbox.overdue(overdue.lease)
-            self.fleet.trace.expired(overdue, self.lease)
+            elif overdue.replica != NOBODY:
+                self.outbox.overdue(overdue.lease)
+                self.fleet.trace.expired(overdue, self.lease)
 
     def _patience(self, teacher: str) -> float:
         """Seconds a teacher may be silent: no less than three heartbeats."""
@@ -142,8 +157,9 @@ class Vigil:
                 where = ", ".join(r.address for r in replicas)
                 error = TeacherUnavailable(
                     f"teacher {teacher!r} is connected at {where} but has said nothing for "
-                    f"{self._patience(teacher):g} s while rows {self.ledger.head} on are waited "
-                    "for; see whether it hangs, or wait longer with patience="
+                    f"{self._patience(teacher):g} s, or only that it is busy, while rows "
+                    f"{self.ledger.head} on are waited for; see whether it hangs, or wait longer "
+                    "with patience="
                 )
                 if self.fleet.handler is None or not self.fleet.handler.gone(teacher):
                     raise error

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +17,7 @@ from pantheon.errors import RevisionMismatch, TeacherUnavailable
 from tests.chaos.lessons import STEPS, Lesson, Student, learn
 from tests.chaos.processes import Crew, Nursery
 from tests.chaos.script import at, every, later
+from tests.integration.programs import ROOT
 
 PACE_S = 0.02
 """What a forward takes at least, so that a run outlasts what is done to it."""
@@ -132,3 +138,18 @@ def test_other_weights_are_refused_and_the_right_ones_continue(crew: Crew, calm:
     assert 130 <= len(states) < 2 * STEPS
     assert first.ids[: len(states)] + rest.ids == calm.ids
     assert rest.weights == calm.weights
+
+
+def test_a_student_that_was_frozen_blames_no_teacher(crew: Crew, calm: Lesson) -> None:
+    order = {"addresses": crew.addresses, "epochs": 2, "patience": 1.0, "lease": 1.0}
+    command = [sys.executable, "-m", "tests.chaos.lessons", json.dumps(order)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as student:
+        time.sleep(3.0)
+        for _ in range(2):
+            student.send_signal(signal.SIGSTOP)
+            time.sleep(4.0)
+            student.send_signal(signal.SIGCONT)
+            time.sleep(0.5)
+        said = json.loads(student.communicate(timeout=40)[0])
+    assert (said["ids"], said["weights"]) == (calm.ids, calm.weights)
+    assert said["stats"]["expired"] == 0

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from math import ceil
 
-from pantheon.ledger import Assignment, Ledger
+from pantheon.ledger import PATIENCE, Assignment, Ledger
 from pantheon.roster import SOON
 
 
@@ -138,7 +138,7 @@ class WatchedLedger:
         return late if awake - late - self.retired else set()
 
     def _may_be_suspected(self, teacher: str) -> set[str]:
-        """Who keeps the head waiting a while after its last answer, where others idle."""
+        """Who has kept the head waiting for a while without an answer, where others idle."""
         names = {r for r in self.replicas[teacher] if self.quiet_until.get(r, 0.0) <= self.now}
         idle = {r for r in names - self.retired if not self.held(r)}
         first = min(
@@ -149,7 +149,7 @@ class WatchedLedger:
             for a in self.live.values()
             if (a.teacher, a.request) == (teacher, first)
             and a.start < (self.head // self.batch + 1) * self.batch
-            and a.replica in names & self.replied.keys()
+            and a.replica in names
             and self.now - self.replied[a.replica] >= SOON
             and idle
         }
@@ -162,7 +162,7 @@ class WatchedLedger:
         for a in given:
             self._check_assignment(a)
             if not self.held(a.replica):
-                self.heard[a.replica] = now
+                self.heard[a.replica] = self.replied[a.replica] = now
             self.live[a.lease] = a
             self.deadlines[a.lease] = now + self.term
             self.given[a.lease] = a, self.born[a.replica]
@@ -333,10 +333,12 @@ class WatchedLedger:
     def _should_be_poisoned(self, key: tuple[str, int]) -> bool:
         counts = self.blame.get(key, {})
         culprits = {name for name, count in counts.items() if count}
-        others = self.replicas[key[0]] - culprits
+        others = self.replicas[key[0]] - culprits - self.retired
+        awake = {r for r in others if self.quiet_until.get(r, 0.0) <= self.now}
         # A crash counts half.
-        spent = 2 * sum(counts.values()) - self.crashes[key] >= 2 * self.attempts
-        return bool(culprits) and spent and (len(culprits) > 1 or not others)
+        spent = (2 * sum(counts.values()) - self.crashes[key]) / (2 * self.attempts)
+        alone = not others or (spent >= PATIENCE and not awake)
+        return bool(culprits) and spent >= 1 and (len(culprits) > 1 or alone)
 
     def _blame(self, a: Assignment, count: int) -> None:
         blame = self.blame.setdefault((a.teacher, a.request), {})

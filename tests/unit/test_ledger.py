@@ -3,7 +3,7 @@
 import pytest
 
 from pantheon.errors import ConfigError
-from pantheon.ledger import Ledger
+from pantheon.ledger import PATIENCE, Ledger
 from pantheon.poison import FORGIVEN
 
 ROW = 4
@@ -20,7 +20,7 @@ def ledger(rows=40, batch=4, request=4, teachers=("t",), replicas=("a",), **opti
 
 def answer(made: Ledger, given, now=0.0) -> None:
     for a in given:
-        assert made.accept(a.lease, (a.stop - a.start) * ROW)
+        assert made.accept(a.lease, (a.stop - a.start) * ROW, now)
 
 
 def requests(given) -> list[int]:
@@ -320,6 +320,69 @@ def test_what_the_head_waits_for_goes_to_an_idle_replica_soon_and_what_it_does_n
     assert made.next_suspicion({"t": 3.0}) == due + 3.0, "nobody is idle now"
     assert made.accept(first.lease, 16, due), "its late answer is as good"
     assert not made.accept(again.lease, 16, due)
+
+
+def test_while_the_student_does_not_listen_nobody_is_silent():
+    made = ledger(replicas=("a", "b"), max_requests=1, lease=10.0)
+    given = made.dispatch(0.0)
+    made.away(100.0, 100.0)
+    assert (made.deadline(), made.next_suspicion({"t": 3.0})) == (110.0, 103.0)
+    assert (made.expire(102.0), made.suspect(102.0, {"t": 3.0})) == ([], [])
+    assert {a.lease for a in made.expire(110.0)} == {a.lease for a in given}
+
+
+def test_a_pause_of_the_student_makes_no_replica_slow():
+    made = ledger(rows=400, replicas=("a", "b"), max_requests=1)
+    for now in (1.0, 2.0, 3.0):
+        answer(made, made.dispatch(now - 1.0), now)
+    first, second = made.dispatch(3.0)
+    made.away(60.0, 63.5)
+    answer(made, [first, second], 64.0)
+    assert len(made.dispatch(64.0)) == 2, "both are as fast as before"
+
+
+def test_one_that_is_to_be_spared_is_asked_after_others_until_it_is_heard_of():
+    made = ledger(replicas=("a", "b"), max_requests=1)
+    first, second = made.dispatch(0.0)
+    made.decline(first.lease, 0.0)
+    made.spare("t", first.replica, 1.0)
+    assert made.dispatch(0.5) == []
+    answer(made, [second])
+    assert [a.replica for a in made.dispatch(0.6)] == [second.replica]
+    assert [a.replica for a in made.dispatch(1.0)] == [first.replica]
+
+
+def test_a_crash_is_not_forgiven_for_another_ones_sake():
+    made = ledger(replicas=("a", "b"), attempts=1)
+    made.dispatch(0.0)
+    made.leave("t", "a")
+    made.join("t", "a")
+    made.leave("t", "a", crashed=False)
+    blamed = [ask for ask in made._teachers["t"].asks.values() if ask.crashes]
+    made.forgive("t", "a")
+    assert [ask.crashes for ask in blamed] == [1]
+
+
+def test_one_that_is_about_to_stop_is_no_other_replica_for_poison():
+    made = ledger(replicas=("a", "b"), attempts=2, max_requests=1)
+    made.retire("t", "b")
+    for _ in range(2):
+        (given,) = made.dispatch(0.0)
+        made.refuse(given.lease, "no", 0.0)
+    assert made.poisoned is not None
+
+
+def test_a_silent_replica_is_not_waited_for_without_end_before_poison():
+    made = ledger(replicas=("a", "b"), attempts=2, max_requests=1)
+    given = next(a for a in made.dispatch(0.0) if a.replica == "a")
+    made.spare("t", "b", 1e9)
+    tries = 0
+    while made.poisoned is None:
+        assert (given.request, given.replica) == (0, "a")
+        made.refuse(given.lease, "no", 1.0)
+        tries += 1
+        given = next(iter(made.dispatch(1.0)), given)
+    assert tries == 2 * PATIENCE
 
 
 def test_a_single_silent_replica_is_asked_again():

@@ -3,7 +3,7 @@
 import pytest
 
 from pantheon.lease import Ask, Assignment, Leases
-from pantheon.roster import LATE, PROBE, UNKNOWN, Roster
+from pantheon.roster import LATE, PROBE, REST, UNKNOWN, Roster
 from pantheon.speed import Speed
 
 NBYTES = 1000
@@ -126,61 +126,78 @@ def made(*names: str) -> Roster:
     return roster
 
 
-def held_by(roster: Roster, seconds: float, *names: str) -> Leases:
-    """Replicas that answered one request in some seconds, and hold another since then."""
-    leases = Leases(1e9)
-    for number, name in enumerate(names):
-        for now in (0.0, seconds):
-            given = Assignment("t", name, 2 * number + bool(now), number, 0, 1)
-            lease = leases.grant(given, Ask("t", number, NBYTES), roster.replicas[name], now)
-            if not now:
-                leases.close(lease.assignment.lease, seconds)
-                lease.replica.speed.reply(NBYTES, seconds)
+def held_by(roster: Roster, seconds: float, name: str, now: float = 0.0) -> Leases:
+    """A replica that answers two requests in some seconds each, and holds another since then."""
+    leases, replica = Leases(1e9), roster.replicas[name]
+    for number in range(3):
+        given = Assignment("t", name, number, number, 0, 1)
+        leases.grant(given, Ask("t", number, NBYTES), replica, now)
+        if number < 2:
+            now += seconds
+            leases.close(number, now)
+            replica.speed.reply(NBYTES, now)
     return leases
 
 
-def test_one_that_all_wait_for_is_late_early_where_another_idles():
+def answered(roster: Roster, seconds: float, name: str) -> None:
+    """A replica that answered two requests in some seconds each, and is idle."""
+    speed = roster.replicas[name].speed
+    speed.begin(0.0)
+    for number in (1, 2):
+        speed.reply(NBYTES, number * seconds)
+
+
+def test_one_that_all_wait_for_is_late_soon_where_an_idle_one_would_be_done():
     roster = made("a", "idle")
-    held_by(roster, 0.5, "a")
-    a = roster.replicas["a"]
-    assert roster.first_silent(0.6, 9.0) == 9.5
-    assert roster.first_silent(0.6, 9.0, a) == 0.5 + LATE * 0.5
-    assert roster.silent(0.5 + LATE * 0.5 - 0.01, 9.0, a) == []
-    assert roster.silent(0.5 + LATE * 0.5, 9.0, a) == [a]
-    assert roster.silent(0.5 + LATE * 0.5, 9.0) == []
+    answered(roster, 0.5, "idle")
+    held_by(roster, 5.0, "a")
+    a, due = roster.replicas["a"], 10.0 + LATE * 0.5
+    assert roster.first_silent(10.1, 9.0) == 19.0
+    assert roster.first_silent(10.1, 9.0, a) == due
+    assert roster.silent(due - 0.01, 9.0, a) == []
+    assert roster.silent(due, 9.0, a) == [a]
+    assert roster.silent(due, 9.0) == []
 
 
 @pytest.mark.parametrize("why", ["busy", "retired", "quiet", "slow"])
 def test_one_that_all_wait_for_gets_its_time_where_no_other_can_help(why):
     roster = made("a", "b")
-    held_by(roster, 0.1, *(["a", "b"] if why == "busy" else ["a"]))
+    held_by(roster, 0.1, "a")
     b = roster.replicas["b"]
+    if why == "busy":
+        held_by(roster, 0.1, "b")
+    else:
+        answered(roster, 8.0 if why == "slow" else 0.1, "b")
     b.retired = why == "retired"
     if why == "quiet":
         b.quiet_until = 100.0
-    if why == "slow":
-        b.speed.begin(0.0), b.speed.reply(NBYTES, 8.0)
     assert roster.silent(2.0, 9.0, roster.replicas["a"]) == []
 
 
-def test_one_that_answers_in_bursts_is_not_late_between_them():
+def test_replicas_that_answer_in_bursts_are_not_late_between_them():
     roster = made("a", "idle")
-    held_by(roster, 1.0, "a")
-    a = roster.replicas["a"]
-    for _ in range(7):
-        a.speed.reply(NBYTES, 1.0)
-    assert roster.silent(1.0 + 1.5, 9.0, a) == []
+    for name in ("a", "idle"):
+        speed = roster.replicas[name].speed
+        speed.begin(0.0)
+        for burst in (1.0, 2.0):
+            for _ in range(8):
+                speed.reply(NBYTES, burst)
+    leases, a = Leases(1e9), roster.replicas["a"]
+    leases.grant(Assignment("t", "a", 0, 0, 0, 1), Ask("t", 0, NBYTES), a, 2.0)
+    assert roster.silent(3.5, 9.0, a) == []
 
 
-def test_one_that_never_answered_is_not_late_early():
-    roster, leases = made("a", "idle"), Leases(1e9)
+def test_beside_one_that_never_answered_nobody_is_late_early():
+    roster = made("a", "idle")
+    held_by(roster, 0.1, "a")
     a = roster.replicas["a"]
-    leases.grant(Assignment("t", "a", 0, 0, 0, 1), Ask("t", 0, NBYTES), a, 0.0)
-    assert (roster.silent(2.9, 3.0, a), roster.silent(3.0, 3.0, a)) == ([], [a])
+    a.hear(3.0)
+    assert (roster.silent(3.1, 3.0, a), roster.silent(3.2, 3.0, a)) == ([], [a])
 
 
 def test_heartbeats_of_one_that_never_gets_done_make_it_no_less_late():
     roster = made("a", "idle")
+    answered(roster, 0.1, "idle")
     held_by(roster, 0.1, "a")
     a = roster.replicas["a"]
     a.hear(0.9)
@@ -195,3 +212,28 @@ def test_one_that_was_late_gets_what_it_can_do():
     assert a.done_in(NBYTES) > race.roster.replicas["b"].done_in(NBYTES)
     race.run(race.now + 20.0)
     assert a.done_in(0) == pytest.approx(race.roster.replicas["b"].done_in(0), abs=0.2)
+
+
+def test_one_that_has_not_answered_yet_starves_nobody():
+    race = Race({"a": 0.1, "b": 0.1, "new": 1e6})
+    race.run(20.0)
+    assert race.done["a"] + race.done["b"] >= 0.97 * 20 / 0.1 * 2
+
+
+def test_a_first_answer_that_took_long_says_little():
+    speed = Speed()
+    speed.begin(0.0)
+    speed.reply(NBYTES, 10.0)
+    assert speed.usual(NBYTES) == 10.0
+    speed.reply(NBYTES, 10.1)
+    assert speed.usual(NBYTES) == pytest.approx(0.1)
+
+
+def test_one_that_was_slow_for_once_is_tried_again_soon():
+    race = Race({"a": 0.1, "new": 20.0})
+    race.run(1.0)
+    race.seconds["new"] = 0.1
+    race.run(2 * 20.0 + REST + 1.0)
+    before = race.done["new"]
+    race.run(race.now + 30.0)
+    assert race.done["new"] - before > 0.5 * 30 / 0.1

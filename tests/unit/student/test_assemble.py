@@ -134,3 +134,17 @@ def test_coded_parts_are_let_go_of_once_they_are_decoded() -> None:
 def test_batches_of_real_rows_have_no_mask(rows: int) -> None:
     assert masks(None, 4, rows) == [None] * -(-rows // 4)
     assert masks(np.ones(rows, bool), 4, rows) == [None] * -(-rows // 4)
+
+
+def test_an_answer_whose_decoding_fails_once_is_not_taken_for_none() -> None:
+    made = piece(0, ROWS)
+
+    class Fails:
+        def decode(self, parts: object) -> dict[str, Value]:
+            raise MemoryError
+
+    made.codec = Fails()  # type: ignore[assignment]
+    with pytest.raises(MemoryError):
+        _ = made.values
+    made.codec = codec()
+    assert set(made.values) == set(VALUES)
