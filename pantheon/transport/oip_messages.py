@@ -17,7 +17,7 @@ from pantheon.errors import ProtocolError
 from pantheon.messages import Message, RawTensor, Score, Scored
 from pantheon.schema import KnowledgeSchema
 from pantheon.transport import oip
-from pantheon.transport.oip_tensors import read_tensors, write_tensors
+from pantheon.transport.oip_tensors import MAX_TYPED, read_tensors, write_tensors
 from pantheon.wire import MAX_HEADER
 from pantheon.wire_fields import INT64
 from pantheon.wire_messages import describe, restore
@@ -63,7 +63,7 @@ def read_request(request: Any) -> Message:
 
 def read_score(request: Any, number: int) -> Score:
     """The Score in a ``ModelInferRequest``, ours or a stock client's, as request `number`."""
-    tensors = read_tensors(request.inputs, request.raw_input_contents)
+    tensors = read_tensors(request.inputs, request.raw_input_contents, MAX_TYPED)
     ids = _ids(SAMPLE_ID, tensors.pop(SAMPLE_ID, None))
     views = _ids(VIEW, tensors.pop(VIEW, None))
     if (ids is None) == (not tensors):

@@ -81,6 +81,19 @@ def test_a_message_of_countless_fields_is_refused_and_others_are_served(
     assert client.infer("tiny", [tensor("sample_id", np.array([3]))]) is not None
 
 
+def test_typed_contents_that_would_hold_up_others_are_refused_with_the_reason(
+    teacher: TinyTeacher,
+) -> None:
+    request = oip.ModelInferRequest(model_name="tiny")
+    entry = request.inputs.add(name="sample_id", datatype="INT64", shape=[1 << 18])
+    entry.contents.int64_contents.extend([1] * (1 << 18))
+    with grpc.insecure_channel(teacher.address.removeprefix("grpc://")) as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            oip.Stub(channel).ModelInfer(request, timeout=10)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "send raw_input_contents" in refused.value.details()
+
+
 def test_typed_contents_are_read_too(teacher: TinyTeacher) -> None:
     request = oip.ModelInferRequest(model_name="tiny")
     entry = request.inputs.add(name="sample_id", datatype="INT64", shape=[2])

@@ -10,14 +10,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf.internal.encoder import _VarintBytes
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pantheon.errors import ProtocolError
 from pantheon.messages import Message, Score, Scored
 from pantheon.transport import oip
-from pantheon.transport.oip_messages import read_request, read_response, write_request, write_scored
-from pantheon.transport.oip_tensors import read_tensors
+from pantheon.transport.oip_fields import MAX_VARINTS, bounded
+from pantheon.transport.oip_messages import (
+    read_request,
+    read_response,
+    read_score,
+    write_request,
+    write_scored,
+)
+from pantheon.transport.oip_tensors import MAX_TYPED, read_tensors
 from tests.unit.test_wire import comparable, messages
 
 PROTO = Path(__file__).parents[2] / "proto"
@@ -112,6 +120,78 @@ def test_typed_contents_are_read(datatype: str, field: str, values: list[Any]) -
     getattr(entry.contents, field).extend(values)
     tensor = read_tensors(request.inputs, request.raw_input_contents)["x"]
     assert np.frombuffer(tensor.data, tensor.dtype).tolist() == values
+
+
+def test_a_request_has_so_many_typed_values_and_is_told_to_send_raw_ones() -> None:
+    request = oip.ModelInferRequest()
+    for name, count in (("x", MAX_TYPED), ("y", 1)):
+        entry = request.inputs.add(name=name, datatype="FP32", shape=[count])
+        entry.contents.fp32_contents.extend([1.0] * count)
+    with pytest.raises(ProtocolError, match=r"'y'.*65536 values.*send raw_input_contents"):
+        read_score(request, 1)
+    request.inputs.pop()
+    assert read_score(request, 1).inputs["x"].shape == (MAX_TYPED,)
+
+
+def test_a_stock_servers_answer_may_have_any_number_of_typed_values() -> None:
+    response = oip.ModelInferResponse()
+    entry = response.outputs.add(name="y", datatype="FP32", shape=[MAX_TYPED + 1])
+    entry.contents.fp32_contents.extend([1.0] * (MAX_TYPED + 1))
+    assert read_tensors(response.outputs, [])["y"].shape == (MAX_TYPED + 1,)
+
+
+def test_typed_values_that_do_not_fill_the_shape_are_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(np, "fromiter", None)
+    request = oip.ModelInferRequest()
+    entry = request.inputs.add(name="x", datatype="INT64", shape=[2])
+    entry.contents.int64_contents.extend(range(100_000))
+    with pytest.raises(ProtocolError, match=r"needs 2 values in int64_contents, found 100000"):
+        read_score(request, 1)
+
+
+def packed(field: str, count: int, lists: int = 1) -> bytes:
+    """A request on the wire that has lists of numbers of one byte each."""
+    tensor = oip.ModelInferRequest.DESCRIPTOR.fields_by_name["inputs"]
+    contents = tensor.message_type.fields_by_name["contents"]
+    data = bytes(count // lists)
+    if field == "shape":
+        inner = delimited(tensor.message_type.fields_by_name[field], data)
+    else:
+        inner = delimited(contents, delimited(contents.message_type.fields_by_name[field], data))
+    return delimited(tensor, inner) * lists
+
+
+def delimited(field: Any, data: bytes) -> bytes:
+    """A field on the wire."""
+    return bytes(_VarintBytes(field.number << 3 | 2) + _VarintBytes(len(data)) + data)
+
+
+@pytest.mark.parametrize("field", ["shape", "bool_contents", "int_contents", "int64_contents"])
+@pytest.mark.parametrize("lists", [1, 2])
+def test_more_numbers_than_a_message_may_have_are_refused_unparsed(field: str, lists: int) -> None:
+    parse = bounded(oip.ModelInferRequest)
+    assert len(parse(packed(field, MAX_VARINTS, lists)).inputs) == lists
+    with pytest.raises(ProtocolError, match=r"1048576 integers.*send tensors as raw contents"):
+        parse(packed(field, MAX_VARINTS + 2, lists))
+
+
+@pytest.mark.parametrize("lists", [1, 2, 3])
+def test_a_message_takes_little_more_memory_than_its_bytes_once_parsed(lists: int) -> None:
+    code = (
+        "import re; from pantheon.transport import oip; from tests.unit import test_oip\n"
+        f"data = test_oip.packed('int64_contents', {MAX_VARINTS}, {lists})\n"
+        "def peak():\n"
+        "    said = open('/proc/self/status').read()\n"
+        "    return int(re.search(r'VmHWM:\\s+(\\d+)', said)[1]) << 10\n"
+        "before = peak(); kept = test_oip.bounded(oip.ModelInferRequest)(data)\n"
+        "print(peak() - before - len(data))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], check=True, timeout=50, capture_output=True, text=True
+    )
+    assert int(run.stdout) < 32 << 20
 
 
 def bad(change: str) -> Any:
