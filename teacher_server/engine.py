@@ -28,7 +28,7 @@ from teacher_server.host import HEARTBEAT_S, Host
 from teacher_server.jobs import Job, PeerKey, Session
 from teacher_server.sessions import check_score, rows_of, welcome
 from teacher_server.stats import ServerStats, status
-from teacher_server.unsent import Unsent
+from teacher_server.unsent import COUNTED, Unsent
 from teacher_server.workers import Reply
 
 logger = logging.getLogger(__name__)
@@ -153,6 +153,7 @@ class Engine:
             for job, reply in host.collect(now):
                 self._reply(job, reply)
         self._unsent.waiting = False
+        self._unsent.settle()
         for host in self._hosts.values():
             host.dispatch(self._unsent.ready)
         if now >= self._next_beat:
@@ -315,12 +316,12 @@ class Engine:
             return
         self._hosts[session.model].counts.count(reply, self._turned - job.since)
         trace.scored(job, reply, self._turned - job.since)
-        if self._send(session.key, reply) and self._counts_unsent(session.key):
-            self._unsent.add(session.key, reply)
+        if self._send(session.key, reply) and (least := self._counts_unsent(session.key)):
+            self._unsent.add(session.key, reply, least)
 
-    def _counts_unsent(self, key: PeerKey) -> bool:
-        """In-process students share the buffers, and gRPC copies them."""
-        return self._listeners[key[0]].address.startswith(("tcp://", "ipc://"))
+    def _counts_unsent(self, key: PeerKey) -> int | None:
+        """Bytes from which a buffer counts as unsent, None where none does."""
+        return COUNTED.get(self._listeners[key[0]].address.partition("://")[0])
 
 
 def _held_bytes(score: Score) -> int:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pantheon.messages import Scored
 from teacher_server.jobs import PeerKey
 
-COUNTED = 65536
-"""Smaller buffers are copied by ZeroMQ and not counted."""
+COUNTED: Mapping[str, int] = {"tcp": 65536, "ipc": 65536, "grpc": 1}
+"""Bytes from which a buffer counts. ZeroMQ copies smaller ones and bounds how many; for gRPC all
+wait in a queue of ours. In-process students share the buffers."""
 
 
 class Unsent:
     """Counts, per session, the large buffers that the transport still holds.
 
-    ZeroMQ keeps a buffer alive until the kernel has taken it; that it is freed says it was sent.
+    ZeroMQ keeps a buffer alive until the kernel has taken it, and a gRPC call until its stream has;
+    that it is freed says it was sent.
 
     Args:
         cap: bytes for the whole server. A session may hold half of it; with the cap reached, only
@@ -35,11 +37,11 @@ class Unsent:
         self._numbers = itertools.count()
         self.waiting = False
 
-    def add(self, key: PeerKey, scored: Scored) -> None:
-        """Count the buffers of a reply that was just sent."""
+    def add(self, key: PeerKey, scored: Scored, least: int) -> None:
+        """Count the buffers of at least so many bytes of a reply that was just sent."""
         for part in scored.parts:
             data = part.data
-            if isinstance(data, memoryview) and data.nbytes >= COUNTED:
+            if isinstance(data, memoryview) and data.nbytes >= least:
                 self._watch(key, data, data.nbytes)
 
     def _watch(self, key: PeerKey, data: memoryview, nbytes: int) -> None:
@@ -55,14 +57,18 @@ class Unsent:
         self._held[key] += nbytes
         self.total += nbytes
 
-    def ready(self, key: PeerKey) -> bool:
-        """Whether a session may be answered now."""
+    def settle(self) -> None:
+        """Take off what was freed."""
         while self._gone:
             owner, nbytes = self._gone.popleft()
             self.total -= nbytes
             self._held[owner] -= nbytes
             if self._held[owner] <= 0:
                 del self._held[owner]
+
+    def ready(self, key: PeerKey) -> bool:
+        """Whether a session may be answered now."""
+        self.settle()
         held = self._held.get(key, 0)
         fits = held == 0 or (self.total < self._cap and held < self._cap // 2)
         self.waiting = self.waiting or not fits

@@ -108,8 +108,8 @@ class Servicer:
         with self._call(context) as peer:
             return model_metadata(self._welcome(peer, request.name, context))
 
-    def ModelInfer(self, request: Any, context: Any) -> Any:
-        """One request of a stock client, by ids or by inputs."""
+    def ModelInfer(self, request: Any, context: Any) -> Iterator[Any]:
+        """One request of a stock client, by ids or by inputs, and its one answer."""
         try:
             score = stock_score(request, 0)
         except ProtocolError as error:
@@ -119,9 +119,9 @@ class Servicer:
             schema = self._welcome(peer, request.model_name, context).schema
             peer.say(score)
             answer = self._answer(peer, context)
-        response = write_scored(answer, request.model_name, part_names(schema))
-        response.id = request.id
-        return response
+            response = write_scored(answer, request.model_name, part_names(schema))
+            response.id = request.id
+            yield response
 
     def ModelStreamInfer(self, requests: Any, context: Any) -> Iterator[Any]:
         """A conversation: our students say Hello on it, stock clients just ask."""
@@ -138,12 +138,7 @@ class Servicer:
                 target=self._listen, args=(peer, dialect, first, requests), daemon=True
             )
             reader.start()
-            while (message := peer.next()) is not None:
-                response = dialect.write(message)
-                if response is not None:
-                    yield response
-                if dialect.finished:
-                    return
+            yield from _responses(peer, dialect)
 
     def _listen(self, peer: GrpcPeer, dialect: Dialect, first: Any, requests: Any) -> None:
         if isinstance(dialect, Stock):
@@ -196,6 +191,16 @@ class Servicer:
                 return answer
         context.abort(grpc.StatusCode.UNAVAILABLE, "the teacher went away")
         raise AssertionError("abort raises")
+
+
+def _responses(peer: GrpcPeer, dialect: Dialect) -> Iterator[Any]:
+    """What the teacher says to a peer, as its stream takes it."""
+    while (message := peer.next()) is not None:
+        if (response := dialect.write(message)) is not None:
+            yield response
+        if dialect.finished:
+            return
+        del message, response  # Else the last reply would count as unsent while nothing comes.
 
 
 def _next(requests: Any) -> Any | None:

@@ -78,16 +78,18 @@ class Stub:
 
 
 def handlers(servicer: Any) -> Any:
-    """What a ``grpc.Server`` needs to call the methods of `servicer`, named as the protocol's."""
+    """What a ``grpc.Server`` needs to call the methods of `servicer`, named as the protocol's.
+
+    ``ModelInfer`` yields its one answer, which is the same on the wire: so the call lasts until the
+    answer was taken, and answers that are not read are bounded as calls are.
+    """
+    makers = {
+        "ModelInfer": grpc.unary_stream_rpc_method_handler,
+        "ModelStreamInfer": grpc.stream_stream_rpc_method_handler,
+    }
     methods = {}
     for name, (request, response) in METHODS.items():
-        streams = name == "ModelStreamInfer"
-        make = (
-            grpc.stream_stream_rpc_method_handler
-            if streams
-            else grpc.unary_unary_rpc_method_handler
-        )
-        methods[name] = make(
+        methods[name] = makers.get(name, grpc.unary_unary_rpc_method_handler)(
             getattr(servicer, name),
             request_deserializer=bounded(request),
             response_serializer=response.SerializeToString,
