@@ -263,7 +263,12 @@ class KnowledgeCache:
     def _tell_others(self) -> None:
         """Say which other revisions the cache holds; they are never used."""
         parent, own = self.folder.root.rstrip("/").rsplit("/", 1)
-        for other in sorted(self.folder.fs.ls(parent, detail=False)):
+        try:
+            found = self.folder.fs.ls(parent, detail=False)
+        except FileNotFoundError:
+            # An object store has no folder before the first object in it.
+            return
+        for other in sorted(found):
             path = str(other).rstrip("/")
             if path.rsplit("/", 1)[-1] != own and (revision := self._revision_of(path)):
                 logger.warning(

@@ -39,6 +39,8 @@ from pantheon.store import (
     rebuild,
     verify,
 )
+from pantheon.store.arranged import Answer
+from pantheon.store.cache import KnowledgeCache
 from pantheon.store.folder import Folder
 from pantheon.store.manifest import MANIFEST, entry_name
 from pantheon.store.pairs import Ids
@@ -295,6 +297,19 @@ class StoreContract:
             KnowledgeReader(path)
         KnowledgeWriter(path, INFO).finish()
         assert content(path) == before
+
+    def test_a_cache_keeps_and_finds_what_was_said_from_the_first_start_on(self) -> None:
+        path, ids, views = self.folder_path(), np.array([7, 3, 5]), np.zeros(3, np.int64)
+        for start in range(2):
+            cache = KnowledgeCache(path, "t", INFO, limit=1 << 20)
+            cache.open()
+            assert (cache.find(ids, views) is None) == (start == 0)
+            assert cache.write([Answer(ids, views, knowledge(ids))]) == (3 if start == 0 else 0)
+            found = cache.find(ids, views)
+            assert found is not None
+            assert equal(cache.read(found) or [], knowledge(ids))
+            cache.finish()
+            cache.close()
 
     def test_a_folder_without_a_dump_says_so(self) -> None:
         path = self.folder_path()
