@@ -18,14 +18,22 @@ from pantheon.store.arranged import Answer, arrange
 from pantheon.store.budget import Budget
 from pantheon.store.claims import sweep
 from pantheon.store.folder import Folder
-from pantheon.store.manifest import SHARD_NAME, DumpInfo, Entry, entry_json, entry_name
+from pantheon.store.manifest import SHARD_NAME, DumpInfo, Entry, entry_json
 from pantheon.store.opened import Shards
 from pantheon.store.pack import pack
 from pantheon.store.pairs import Ids
 from pantheon.store.rows import read_rows
 from pantheon.store.sealed import canonical
 from pantheon.store.table import PairTable
-from pantheon.store.writer import adopt, entry_files, publish_entry, survey, write_manifest
+from pantheon.store.writer import (
+    adopt,
+    description,
+    discard,
+    entry_files,
+    publish_entry,
+    survey,
+    write_manifest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -215,50 +223,59 @@ class KnowledgeCache:
         return len(entry_json(self.info, entry))
 
     def _add(self, entries: Iterable[tuple[Entry, tuple[Ids, Ids] | None]]) -> None:
-        """Take shards in, with their pairs where these are known."""
-        added = [(self._shards.add(e), e, pairs) for e, pairs in entries]
-        found = [(n, *(pairs or self._shards.pairs(n))) for n, _, pairs in added]
+        """Take shards in, with their pairs where these are known; none that is damaged."""
+        added, found = [], []
+        for entry, pairs in entries:
+            number = self._shards.add(entry)
+            try:
+                found.append((number, *(pairs or self._shards.pairs(number))))
+                added.append(entry)
+            except (ShardError, FileNotFoundError) as error:
+                self._discard(entry.shard, error)
         with self._lock:
             self._unlisted |= bool(added)
-            self._entries |= {e.shard: e for _, e, _ in added}
-            self._listed += sum(self._listing(e) for _, e, _ in added)
+            self._entries |= {e.shard: e for e in added}
+            self._listed += sum(map(self._listing, added))
             self._table = self._table.grown(found)
 
     def _whole(
         self, name: str, files: Mapping[str, int], listed: tuple[DumpInfo, Entry] | None
     ) -> Entry | None:
-        """The entry of a shard, made anew if its writer died before that; None if it is damaged."""
+        """The entry of a shard, made anew if its writer died before that.
+
+        None for a shard that is damaged, or that another process has removed since.
+        """
+        fits = listed is not None and listed[1].bytes == files[name]
         try:
-            info, entry = listed or adopt(self.folder, name, self.info)
+            info, entry = listed if listed and fits else adopt(self.folder, name)
             self.info.require_equal(info, "this teacher", self.folder.full(name))
-            if listed is None:
+            if not fits:
                 publish_entry(self.folder, info, entry)
-            if files[name] == entry.bytes:
-                return entry
-            logger.warning("%s was cut short and is made again", self.folder.full(name))
+        except FileNotFoundError:
+            return None
         except ShardError as error:
-            logger.warning("the cache of teacher %r is damaged: %s", self.teacher, error)
-        self._remove(name)
-        return None
+            self._discard(name, error)
+            return None
+        return entry
 
     def _remove_damaged(self, number: int) -> bool:
         try:
             self._shards.check(number)
-        except ShardError:
+        except (ShardError, FileNotFoundError):
             name = self._shards.name(number)
             with self._lock:
                 self._table = self._table.without(number)
                 self._entries.pop(name, None)
                 self._unlisted = True
-            self._remove(name)
+            discard(self.folder, name)
             return True
         except OSError:
             pass
         return False
 
-    def _remove(self, name: str) -> None:
-        self.folder.remove(name)
-        self.folder.remove(entry_name(name))
+    def _discard(self, name: str, why: Exception) -> None:
+        logger.warning("the cache of teacher %r is damaged: %s", self.teacher, why)
+        discard(self.folder, name)
 
     def _tell_others(self) -> None:
         """Say which other revisions the cache holds; they are never used."""
@@ -283,7 +300,8 @@ class KnowledgeCache:
     def _revision_of(self, path: str) -> str | None:
         """The revision that another folder holds; None for our own, or for none."""
         try:
-            found = survey(Folder(self.folder.fs.unstrip_protocol(path))).info
+            other = Folder(self.folder.fs.unstrip_protocol(path))
+            found = description(other, survey(other))
         except PantheonError as error:
             logger.warning("%s cannot be read: %s", path, error)
             return None

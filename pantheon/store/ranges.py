@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pantheon.errors import ShardError
+from pantheon.store.locks import is_at
 
 Array = NDArray[Any]
 Rows = NDArray[np.int64]
@@ -27,6 +28,14 @@ class RangeFile(ABC):
     @abstractmethod
     def read(self, offsets: Sequence[int], buffers: Sequence[memoryview]) -> None:
         """Fill every buffer from its offset; `ShardError` when the file ends before."""
+
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes of the file; `FileNotFoundError` when it is gone."""
+
+    def current(self) -> bool:
+        """Whether its name still means this file, and not another that was published since."""
+        return True
 
 
 class LocalFile(RangeFile):
@@ -49,6 +58,12 @@ class LocalFile(RangeFile):
             if got != buffer.nbytes:
                 self._read_on(offset, buffer, got)
 
+    def size(self) -> int:
+        return os.fstat(self._fd).st_size
+
+    def current(self) -> bool:
+        return is_at(self._fd, self.name)
+
     def _read_on(self, offset: int, buffer: memoryview, got: int) -> None:
         while got < buffer.nbytes:
             more = os.preadv(self._fd, (buffer[got:],), offset + got)
@@ -58,7 +73,7 @@ class LocalFile(RangeFile):
 
 
 class RemoteFile(RangeFile):
-    """A file of any fsspec file system, through `cat_ranges`."""
+    """A file of any fsspec file system, through `cat_ranges`, by its name at each read."""
 
     gap = 1 << 16
 
@@ -74,6 +89,9 @@ class RemoteFile(RangeFile):
             if len(data) != buffer.nbytes:
                 raise _ends_early(self.name, offset, buffer.nbytes, len(data))
             buffer[:] = data
+
+    def size(self) -> int:
+        return int(self._fs.size(self.name))
 
 
 def read_bytes(file: RangeFile, start: int, stop: int) -> memoryview:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,7 @@ from pantheon.store.manifest import (
 )
 from pantheon.store.pack import pack, shard_name
 from pantheon.store.pairs import Ids, PairIndex, Run, runs
+from pantheon.store.ranges import RangeFile
 from pantheon.store.shard import entry_of, open_shard
 
 logger = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ class Survey:
     """What a folder holds: entries whose shard is there, and shards that are not whole.
 
     Args:
-        info: what the shards have in common; None for a folder without any.
+        info: what the shards have in common; None where neither manifest nor entry says it.
         entries: by shard name.
         damaged: shards of another size than their entry says.
         unlisted: shards that no entry tells of.
@@ -77,12 +79,11 @@ class KnowledgeWriter:
         self.folder = Folder(path)
         self.info = info
         found = survey(self.folder)
-        if found.info is not None:
-            info.require_equal(found.info, "this teacher", f"the dump at {self.folder.path}")
+        held = description(self.folder, found)
+        if held is not None:
+            info.require_equal(held, "this teacher", f"the dump at {self.folder.path}")
         self.folder.prepare()
-        self.entries = dict(found.entries)
-        for name in found.unlisted:
-            self.entries[name] = self._adopt(name)
+        self.entries = dict(found.entries) | _adopt_all(self.folder, found.unlisted, info)
         for name in found.damaged:
             logger.warning("%s is damaged and made again", self.folder.full(name))
             self.folder.remove(name)
@@ -100,7 +101,7 @@ class KnowledgeWriter:
         try:
             info, entry = read_entry(self.folder.read(entry_name(name), MAX_ENTRY))
         except FileNotFoundError:
-            return self._adopt(name)
+            return _adopt_all(self.folder, [name], self.info).get(name)
         self.info.require_equal(info, "this teacher", f"the dump at {self.folder.path}")
         return entry
 
@@ -122,21 +123,14 @@ class KnowledgeWriter:
         entry = packed.entry
         if not self.folder.create(entry.shard, packed.chunks):
             logger.info("%s was published by another worker", entry.shard)
-            entry = self._adopt(entry.shard)
-        else:
-            publish_entry(self.folder, self.info, entry)
+            entry = adopt(self.folder, entry.shard, self.info)[1]
+        publish_entry(self.folder, self.info, entry)
         self.entries[entry.shard] = entry
         return entry
 
     def finish(self) -> Manifest:
         """Write the manifest of everything published by now; every worker may."""
         return write_manifest(self.folder, self.info, self.entries)
-
-    def _adopt(self, name: str) -> Entry:
-        """Make the entry of a shard that a worker published before it died."""
-        entry = adopt(self.folder, name, self.info)[1]
-        publish_entry(self.folder, self.info, entry)
-        return entry
 
     def _runs_of(self, entry: Entry) -> Sequence[Run]:
         if entry.runs is not None:
@@ -149,10 +143,27 @@ def adopt(folder: Folder, name: str, info: DumpInfo | None = None) -> tuple[Dump
     """Read a whole shard and make its entry.
 
     Raises:
+        FileNotFoundError: it is gone.
         ShardError: it is damaged, belongs to another dump, or has another's name.
     """
-    file = folder.open(name)
-    found, head = open_shard(file, folder.files()[name], info)
+    return _described(folder.open(name), name, info)
+
+
+def discard(folder: Folder, name: str) -> None:
+    """Remove a damaged shard, unless it is whole: somebody else may have made it anew by now."""
+    with suppress(FileNotFoundError):
+        file = folder.open(name)
+        try:
+            _described(file, name)
+        except ShardError:
+            if file.current():
+                # First, so that it is never taken for the entry of the next shard of this name.
+                folder.remove(entry_name(name))
+                folder.remove(name)
+
+
+def _described(file: RangeFile, name: str, info: DumpInfo | None = None) -> tuple[DumpInfo, Entry]:
+    found, head = open_shard(file, file.size(), info)
     if shard_name(head.ids, head.views) != name:
         raise ShardError(
             f"{file.name} holds the samples of {shard_name(head.ids, head.views)}; it was renamed: "
@@ -186,11 +197,22 @@ def survey(folder: Folder, known: Mapping[str, Entry] | None = None) -> Survey:
             info.require_equal(found, f"the dump at {folder.path}", entry_name(entry.shard))
         info, entries[entry.shard] = found, entry
     damaged = {n for n in shards & set(entries) if files[n] != entries[n].bytes}
-    unlisted = tuple(sorted(shards - set(entries)))
-    if info is None and unlisted:
-        info, _ = adopt(folder, unlisted[0])
     whole = {n: e for n, e in sorted(entries.items()) if n in shards - damaged}
-    return Survey(info, whole, tuple(sorted(damaged)), unlisted)
+    return Survey(info, whole, tuple(sorted(damaged)), tuple(sorted(shards - set(entries))))
+
+
+def description(folder: Folder, found: Survey) -> DumpInfo | None:
+    """What the shards have in common, from one of them where neither manifest nor entry says it.
+
+    Raises:
+        ShardError: that one is damaged.
+    """
+    if found.info is not None:
+        return found.info
+    for name in found.unlisted:
+        with suppress(FileNotFoundError):
+            return adopt(folder, name)[0]
+    return None
 
 
 def write_manifest(
@@ -211,10 +233,7 @@ def write_manifest(
                 f"{folder.full(found.damaged[0])} has another size than its entry says: it was cut "
                 "short or altered; run the dump again to make it new"
             )
-        known = dict(found.entries)
-        for name in found.unlisted:
-            known[name] = adopt(folder, name, info)[1]
-            publish_entry(folder, info, known[name])
+        known = dict(found.entries) | _adopt_all(folder, found.unlisted, info)
         content = Manifest(info, tuple(known[n] for n in sorted(known))).to_json()
         if MANIFEST in folder.files() and folder.read(MANIFEST, MAX_MANIFEST) == content:
             return Manifest.from_json(content)
@@ -239,9 +258,22 @@ def rebuild(path: str | os.PathLike[str]) -> Manifest:
     """
     folder = Folder(path)
     found = survey(folder)
-    if found.info is None:
+    info = description(folder, found)
+    if info is None:
         raise ManifestError(f"{folder.path} holds no shard; run a dump into it first")
-    return write_manifest(folder, found.info, found.entries)
+    return write_manifest(folder, info, found.entries)
+
+
+def _adopt_all(folder: Folder, names: Sequence[str], info: DumpInfo) -> dict[str, Entry]:
+    """Make the entries of shards whose workers died before that; those that are gone have none."""
+    made = {}
+    for name in names:
+        try:
+            made[name] = adopt(folder, name, info)[1]
+        except FileNotFoundError:
+            continue
+        publish_entry(folder, info, made[name])
+    return made
 
 
 def _listed(folder: Folder, files: dict[str, int]) -> tuple[DumpInfo | None, dict[str, Entry]]:
@@ -269,7 +301,7 @@ def entry_files(
         try:
             info, entry = read_entry(content)
         except ManifestError as error:
-            logger.warning("%s is made again: %s", folder.full(name), error)
+            logger.warning("%s is passed over: %s", folder.full(name), error)
             continue
         if entry.shard == names[name]:
             yield info, entry

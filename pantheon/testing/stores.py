@@ -311,6 +311,25 @@ class StoreContract:
             cache.finish()
             cache.close()
 
+    def test_caches_that_share_a_folder_go_on_without_a_damaged_shard(self) -> None:
+        path, ids, views = self.folder_path(), np.arange(9), np.zeros(9, np.int64)
+        one, other = (KnowledgeCache(path, "t", INFO) for _ in range(2))
+        one.open()
+        one.write([Answer(ids, views, knowledge(ids))])
+        other.open()
+        found, folder = other.find(ids, views), one.folder
+        assert found is not None
+        name = next(n for n in folder.files() if n.endswith(".safetensors"))
+        folder.replace(name, folder.read(name, 1 << 20)[:-1] + b"?")
+        assert one.read(found) is None
+        assert not folder.has(name)
+        assert other.read(found) is None
+        assert other.find(ids, views) is None
+        one.write([Answer(ids, views, knowledge(ids))])
+        other.refresh()
+        assert (found := other.find(ids, views)) is not None
+        assert equal(other.read(found) or [], knowledge(ids))
+
     def test_a_folder_without_a_dump_says_so(self) -> None:
         path = self.folder_path()
         with pytest.raises(ManifestError, match="is the path right"):

@@ -40,6 +40,9 @@ class Bytes(RangeFile):
                 raise ShardError("the file ends early")
             buffer[:] = found
 
+    def size(self) -> int:
+        return len(self.data)
+
 
 def seeds() -> list[bytes]:
     """A shard of each schema, and one of each field alone."""

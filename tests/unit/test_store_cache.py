@@ -19,6 +19,8 @@ from pantheon.store import DumpInfo, KnowledgeReader, KnowledgeWriter
 from pantheon.store.arranged import Answer, arrange
 from pantheon.store.budget import Budget
 from pantheon.store.cache import KnowledgeCache, cache_folder
+from pantheon.store.folder import Folder
+from pantheon.store.ranges import RangeFile
 from pantheon.store.table import PairTable
 from student_client.itinerary import Stretch
 from student_client.requests import Held, Request
@@ -184,6 +186,98 @@ def test_a_shard_that_vanished_is_asked_for_again(tmp_path: Path) -> None:
     assert read(found, [1]) is None
     assert found.write([answer([1, 2])]) == 2
     assert same(read(found, [1]), answer([1]))
+
+
+def shard_of(path: Path) -> Path:
+    """The only shard of the cache."""
+    (shard,) = Path(cache_folder(path, "t", INFO)).glob("*.safetensors")
+    return shard
+
+
+def test_a_shard_removed_between_listing_and_reading_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = cache(tmp_path), cache(tmp_path)
+    one.write([answer([1, 2])])
+    read_all = Folder.read_all
+
+    def slow(folder: Folder, sizes: dict[str, int]) -> dict[str, bytes]:
+        discarded.append(shard_of(tmp_path))
+        discarded[0].with_suffix(".json").unlink()
+        discarded[0].unlink()
+        return read_all(folder, sizes)
+
+    discarded: list[Path] = []
+    monkeypatch.setattr(Folder, "read_all", slow)
+    two.refresh()
+    assert discarded
+    assert read(two, [1]) is None
+    assert two.write([answer([1, 2])]) == 2
+    assert same(read(two, [1]), answer([1]))
+
+
+def test_a_shard_removed_while_its_entry_is_made_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = cache(tmp_path), cache(tmp_path)
+    one.write([answer([1, 2])])
+    shard_of(tmp_path).with_suffix(".json").unlink()
+    opened = Folder.open
+
+    def slow(folder: Folder, name: str) -> RangeFile:
+        file = opened(folder, name)
+        shard_of(tmp_path).unlink()
+        return file
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "open", slow)
+        two.refresh()
+    assert read(two, [1]) is None
+    assert two.usable
+    assert two.write([answer([1, 2])]) == 2
+    assert same(read(two, [1]), answer([1]))
+
+
+def test_a_shard_that_another_process_has_made_anew_is_not_removed(tmp_path: Path) -> None:
+    block = FieldSpec("y", "float32", (1 << 14,))
+    info = DumpInfo(KnowledgeSchema((block,)), "r1", "d", 100)
+    ids, views = np.array([1, 2]), np.zeros(2, np.int64)
+    blocks = [Answer(ids, views, [torch.tensor([[1.0], [2.0]]).expand(2, 1 << 14)])]
+    one = cache(tmp_path, info)
+    one.write(blocks)
+    late = cache(tmp_path, info)
+    # It has the file open from now on, and has not looked at its second row.
+    assert read(late, [1]) is not None
+    (shard,) = Path(cache_folder(tmp_path, "t", info)).glob("*.safetensors")
+    with shard.open("r+b") as file:
+        file.seek(-4, os.SEEK_END)
+        file.write(b"\xff" * 4)
+    assert read(one, [2]) is None
+    assert not shard.exists()
+    one.write(blocks)
+    assert read(late, [2]) is None
+    assert shard.exists()
+    late.refresh()
+    assert same(read(late, [1, 2]), blocks[0])
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_shard_whose_pairs_cannot_be_read_is_removed_at_the_start(
+    tmp_path: Path, listed: bool
+) -> None:
+    info = DumpInfo(SCHEMA, "r1", "d", 1000)
+    scattered = answer(list(range(0, 1000, 3)))
+    cache(tmp_path, info).write([scattered])
+    (shard,) = Path(cache_folder(tmp_path, "t", info)).glob("*.safetensors")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 10] ^= 1
+    shard.write_bytes(data)
+    if not listed:
+        shard.with_suffix(".json").unlink()
+    again = cache(tmp_path, info)
+    assert not shard.exists()
+    assert again.write([scattered]) == len(scattered.ids)
+    assert same(read(again, [3, 999]), answer([3, 999]))
 
 
 def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
