@@ -86,6 +86,7 @@ class KnowledgeWriter:
         self.entries = dict(found.entries) | _adopt_all(self.folder, found.unlisted, info)
         for name in found.damaged:
             logger.warning("%s is damaged and made again", self.folder.full(name))
+            self.folder.remove(entry_name(name))
             self.folder.remove(name)
         self._index = PairIndex(self._runs_of(e) for e in self.entries.values())
 
@@ -180,7 +181,10 @@ def publish_entry(folder: Folder, info: DumpInfo, entry: Entry) -> None:
 
 
 def survey(folder: Folder, known: Mapping[str, Entry] | None = None) -> Survey:
-    """See what a folder holds, from its manifest and its entries.
+    """See what a folder holds, from its entries, and from its manifest where one is lost.
+
+    An entry is published with its shard and the manifest later, so where they differ, the manifest
+    speaks of a shard that was there before.
 
     Args:
         known: entries that were read before.
@@ -192,7 +196,7 @@ def survey(folder: Folder, known: Mapping[str, Entry] | None = None) -> Survey:
     info, entries = _listed(folder, files)
     entries |= known or {}
     shards = {n for n in files if SHARD_NAME.fullmatch(n)}
-    for found, entry in entry_files(folder, files, sorted(shards - set(entries))):
+    for found, entry in entry_files(folder, files, sorted(shards - set(known or {}))):
         if info is not None:
             info.require_equal(found, f"the dump at {folder.path}", entry_name(entry.shard))
         info, entries[entry.shard] = found, entry

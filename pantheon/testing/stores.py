@@ -246,6 +246,22 @@ class StoreContract:
         writer.finish()
         assert content(path) == before
 
+    def test_a_dump_killed_before_its_manifest_leaves_what_it_made_anew(self) -> None:
+        path, ids = self.folder_path(), np.asarray(SHARDS[0])
+        write(path, SHARDS)
+        with KnowledgeReader(path) as reader:
+            name = reader.shards[0].shard
+        ends = (lambda: KnowledgeWriter(path, INFO).finish(), lambda: rebuild(path))
+        for bits, end in enumerate(ends, 1):
+            Folder(path).remove(name)
+            writer = KnowledgeWriter(path, INFO)
+            assert writer.missing(ids, 0).all()
+            writer.write(ids, np.zeros_like(ids), [knowledge(ids, bits)])
+            end()
+            assert verify(path) == []
+            with KnowledgeReader(path) as reader:
+                assert equal(reader.read(ids), knowledge(ids, bits))
+
     @pytest.mark.parametrize(
         ("harm", "words"),
         [
