@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pantheon.buffers import from_raw
+from pantheon.errors import DatasetError
 from pantheon.ledger import Assignment
 from pantheon.messages import RawTensor
 from pantheon.store.arranged import Answer
@@ -25,6 +26,7 @@ from student_client.cache_writer import CacheWriter
 from student_client.fleet import Fleet
 from student_client.known import KnownTeacher
 from student_client.requests import Held, Request
+from student_client.sent import inputs_digest
 
 logger = logging.getLogger(__name__)
 
@@ -82,20 +84,28 @@ class Caches:
         fleet: Fleet,
         dataset: str | None,
         size: int | None,
+        view: int,
     ) -> None:
         """Begin with the teachers' caches, once they are known.
 
         Args:
             teachers: those to keep.
             dataset, size: the student's own dataset's, None where it has none.
+            view: the one that its first epoch shows.
         """
         if self._path is None or not teachers:
             return
         for name, teacher in teachers.items():
             info = _info(teacher, fleet.agreements[name].stated, dataset, size)
-            if info is not None:
-                cache = KnowledgeCache(self._path, name, info, self._limit)
-                teacher.cache = self._writers[name] = CacheWriter(cache, self._limit)
+            if info is None:
+                continue
+            try:
+                inputs = _inputs(teacher, size, view)
+            except DatasetError as error:
+                logger.warning("teacher %r is not cached: %s", name, error)
+                continue
+            cache = KnowledgeCache(self._path, name, info, self._limit, inputs)
+            teacher.cache = self._writers[name] = CacheWriter(cache, self._limit)
         self._pool = ThreadPoolExecutor(READERS, "pantheon-cache-read")
         self._wake = Wake()
         fleet.watch(self._wake.fd, self._deliver)
@@ -182,6 +192,13 @@ def _pairs(request: Request, teacher: str) -> tuple[Ids, Ids]:
     ids = request.ids_for(teacher)
     views = request.views
     return ids, np.zeros_like(ids) if views is None else views[: len(ids)]
+
+
+def _inputs(teacher: KnownTeacher, size: int | None, view: int) -> str | None:
+    """What tells the inputs sent to a teacher from others; None where it reads its own."""
+    if teacher.reader is None or size is None:
+        return None
+    return inputs_digest(teacher.reader, size, view)
 
 
 def _info(

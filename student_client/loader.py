@@ -233,6 +233,7 @@ class KnowledgeLoader:
                 self._fleet,
                 own.fingerprint,
                 own.size,
+                self._itinerary.view(0),
             )
         return self._settled, self._itinerary
 

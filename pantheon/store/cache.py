@@ -47,8 +47,14 @@ Some = tuple[Ids, Found]
 """Sorted positions of those that were found, and where they are."""
 
 
-def cache_folder(path: str | os.PathLike[str], teacher: str, info: DumpInfo) -> str:
+def cache_folder(
+    path: str | os.PathLike[str], teacher: str, info: DumpInfo, inputs: str | None = None
+) -> str:
     """Where a cache keeps one teacher's knowledge of one revision, schema and dataset.
+
+    Args:
+        inputs: what tells the inputs that the teacher is sent for the dataset's ids from others;
+            None where it reads them itself.
 
     Example:
         >>> from pantheon.schema import FieldSpec, KnowledgeSchema
@@ -56,7 +62,8 @@ def cache_folder(path: str | os.PathLike[str], teacher: str, info: DumpInfo) -> 
         >>> cache_folder("/data/cache", "bert", info)
         '/data/cache/bert/r_1-3ef7e47fcce1e442'
     """
-    key = xxhash.xxh3_64_hexdigest(canonical(info.to_wire()))
+    sent = {} if inputs is None else {"inputs": inputs}
+    key = xxhash.xxh3_64_hexdigest(canonical(info.to_wire() | sent))
     return f"{os.fspath(path).rstrip('/')}/{_plain(teacher)}/{_legible(info.revision)}-{key}"
 
 
@@ -71,6 +78,7 @@ class KnowledgeCache:
         teacher: its name.
         info: what it knows.
         limit: bytes that everything below `path` may take; None for no bound.
+        inputs: see `cache_folder`.
 
     Attributes:
         full: whether something was not written because of the limit.
@@ -97,9 +105,10 @@ class KnowledgeCache:
         teacher: str,
         info: DumpInfo,
         limit: int | None = None,
+        inputs: str | None = None,
     ) -> None:
         self.teacher, self.info = teacher, info
-        self.folder = Folder(cache_folder(path, teacher, info))
+        self.folder = Folder(cache_folder(path, teacher, info, inputs))
         self.full, self.usable = False, True
         self.published = 0
         self.budget = Budget(self.folder.fs, Folder(path).root, limit)

@@ -336,6 +336,75 @@ def test_a_teacher_that_takes_inputs_is_kept_by_the_students_ids(tmp_path: Path)
         assert server.stats().requests == asked
 
 
+def taking_inputs() -> Server:
+    """A teacher without a dataset: it scores what the student sends."""
+    teacher = Teacher(
+        lambda x: 3 * x, schema={"y": "float32"}, revision="1", example=torch.ones(1, 1)
+    )
+    return teacher.start("tcp://127.0.0.1:0")
+
+
+def sending(server: Server, cache: Path, **options: Any) -> KnowledgeLoader:
+    """A student that sends its inputs."""
+    address = {"t": server.addresses[0]}
+    return KnowledgeLoader(Words(), BATCH, teachers=address, cache=cache, **options)
+
+
+def doubled(items: list[Tensor]) -> Tensor:
+    """Other inputs of the same samples."""
+    return 2 * torch.stack(items)
+
+
+def test_students_that_send_other_inputs_for_the_same_ids_share_nothing(tmp_path: Path) -> None:
+    with taking_inputs() as server:
+        for collate, factor in ((None, 3), (doubled, 6)):
+            for kept in (0, SIZE):
+                with sending(server, tmp_path, collate_fn=collate) as loader:
+                    for batch in loader:
+                        assert batch.knowledge["y"].flatten().tolist() == [
+                            factor * i for i in batch.ids.tolist()
+                        ]
+                    assert loader.stats().teachers["t"].cached == kept
+        assert server.stats().rows == 2 * SIZE
+    assert len(list(tmp_path.glob("t/*"))) == 2
+
+
+class OtherViews(Words):
+    """The same samples, augmented otherwise."""
+
+    def get(self, i: int, view: int) -> Tensor:
+        return torch.tensor([float(i) - 1000 * view])
+
+
+def test_students_that_send_other_views_of_the_same_samples_share_nothing(tmp_path: Path) -> None:
+    with taking_inputs() as server:
+        for data, sign in ((Words(), 1), (OtherViews(), -1)):
+            teachers = {"t": server.addresses[0]}
+            with KnowledgeLoader(data, BATCH, teachers=teachers, views=2, cache=tmp_path) as loader:
+                batch = next(iter(loader))
+                assert batch.knowledge["y"][1, 0] == 3 * (1 + sign * 1000)
+
+
+def noisy(items: list[Tensor]) -> Tensor:
+    """Inputs that are others each time."""
+    return torch.stack(items) + torch.rand(len(items), 1)
+
+
+def test_inputs_that_differ_each_time_are_not_kept_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        taking_inputs() as server,
+        sending(server, tmp_path, collate_fn=noisy) as loader,
+    ):
+        first, second = ([b.knowledge["y"] for b in loader] for _ in range(2))
+        assert not any(map(torch.equal, first, second))
+        assert loader.stats().teachers["t"].cache == ""
+    assert caplog.text.count("differs each time it is read") == 1
+    assert "augment in get(id, view), with views=" in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_teacher_without_a_revision_is_not_kept_unless_one_is_stated(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
