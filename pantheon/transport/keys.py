@@ -18,9 +18,8 @@ SERVER = "server"
 CLIENTS = "clients"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
-MAX_CLIENTS = 100_000
 MAX_BYTES = 1 << 16
-"""Public keys in an allow-list, and bytes of a key file; more are refused."""
+"""Bytes of a key file; more are refused."""
 
 
 def generate(folder: str | os.PathLike[str], clients: Iterable[str] = ("student",)) -> list[Path]:
@@ -101,18 +100,6 @@ def client_keys(curve: Curve) -> tuple[bytes, bytes, bytes]:
 def clients_folder(curve: Curve) -> Path:
     """Where the allow-list is."""
     return Path(curve.folder) / CLIENTS
-
-
-def allowed(folder: Path) -> dict[bytes, str]:
-    """The names of the clients in an allow-list, by public key in Z85.
-
-    Raises:
-        ConfigError: a file that holds no key, or too many of them.
-    """
-    files = sorted(folder.glob("*.key"))
-    if len(files) > MAX_CLIENTS:
-        raise ConfigError(f"{folder} has {len(files)} keys; at most {MAX_CLIENTS} are read")
-    return {_load(path)[0]: path.stem for path in files}
 
 
 def _secret(path: Path) -> tuple[bytes, bytes]:

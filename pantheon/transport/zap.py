@@ -6,66 +6,20 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import zmq
 from zmq.utils import z85
 
-from pantheon.errors import ConfigError
-from pantheon.transport.keys import allowed
+from pantheon.transport.allow_list import REFRESH_S, AllowList
 from pantheon.transport.wake import Wake
 
 logger = logging.getLogger(__name__)
 
 ENDPOINT = "inproc://zeromq.zap.01"
 DOMAIN = b"pantheon"
-REFRESH_S = 1.0
-"""Seconds in which a change of the allow-list is noticed."""
-
 WARN_S = 10.0
 """Seconds between two warnings of strangers."""
-
-
-class AllowList:
-    """The clients whose public keys are in a folder, read again when it changes.
-
-    Args:
-        folder: of ``NAME.key`` files.
-
-    Raises:
-        ConfigError: a file that holds no key.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._seen: object = None
-        self._next = 0.0
-        self.names: Mapping[bytes, str] = {}
-        self.present: frozenset[str] = frozenset()
-        self._look(raising=True)
-
-    def refresh(self) -> None:
-        """Look whether the folder changed, at most every `REFRESH_S` seconds."""
-        if time.monotonic() >= self._next:
-            self._look(raising=False)
-
-    def _look(self, *, raising: bool) -> None:
-        self._next = time.monotonic() + REFRESH_S
-        try:
-            seen = sorted((p.name, p.stat().st_mtime_ns) for p in self._folder.glob("*.key"))
-            if seen == self._seen:
-                return
-            names = allowed(self._folder)
-        except (OSError, ConfigError) as error:
-            if raising:
-                raise
-            logger.error("the allow-list stays as it was: %s", error)
-            return
-        if self._seen is not None:
-            logger.info("the allow-list has changed: %d clients may come in", len(names))
-        self.names, self._seen = names, seen
-        self.present = frozenset(names.values())
 
 
 class Zap:
@@ -125,7 +79,7 @@ class Zap:
 
     def permits(self, name: Any) -> bool:
         """Whether a client that came in may still be here."""
-        return name in self.allow.present
+        return name in self.allow.names.values()
 
     def close(self) -> None:
         """Answer no more. Safe to call twice."""

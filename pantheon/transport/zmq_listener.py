@@ -16,11 +16,12 @@ import zmq
 from pantheon.errors import ConfigError, ProtocolError, TransportError, UnknownHost, VersionMismatch
 from pantheon.messages import Limits, Message, Refused
 from pantheon.transport.address import Address
+from pantheon.transport.allow_list import AllowList
 from pantheon.transport.base import Listener, Lost, Peer
 from pantheon.transport.keys import clients_folder, server_keys
 from pantheon.transport.lookup import resolve
 from pantheon.transport.security import Curve
-from pantheon.transport.zap import DOMAIN, AllowList, Zap
+from pantheon.transport.zap import DOMAIN, Zap
 from pantheon.transport.zmq_socket import LOCAL_BUFFER, receive_frames, send_frames, set_options
 from pantheon.wire import Damaged, is_sealed, pack, unpack
 
