@@ -77,9 +77,13 @@ class Zap:
                 self.denied,
             )
 
-    def permits(self, name: Any) -> bool:
-        """Whether a client that came in may still be here."""
-        return name in self.allow.names.values()
+    def permits(self, user: Any) -> bool:
+        """Whether a client that came in may still be here: its key counts, not its name.
+
+        Args:
+            user: the ``User-Id`` of its messages.
+        """
+        return str(user).partition(":")[2].encode() in self.allow.names
 
     def close(self) -> None:
         """Answer no more. Safe to call twice."""
@@ -88,6 +92,16 @@ class Zap:
             self._wake.set()
             self._thread.join()
             self._wake.close()
+
+
+def client_name(user: Any) -> str:
+    """The name in a ``User-Id``, which is a name and a public key: two keys may bear one name.
+
+    Example:
+        >>> client_name("ann:rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7")
+        'ann'
+    """
+    return str(user).partition(":")[0]
 
 
 def decide(frames: Sequence[bytes], names: Mapping[bytes, str]) -> tuple[list[bytes], str | None]:
@@ -100,13 +114,18 @@ def decide(frames: Sequence[bytes], names: Mapping[bytes, str]) -> tuple[list[by
     Example:
         >>> ask = [b"1.0", b"7", DOMAIN, b"127.0.0.1", b"", b"CURVE", bytes(32)]
         >>> decide(ask, {z85.encode(bytes(32)): "ann"})[0][:5]
-        [b'1.0', b'7', b'200', b'OK', b'ann']
+        [b'1.0', b'7', b'200', b'OK', b'ann:0000000000000000000000000000000000000000']
         >>> decide(ask, {})[1] is None
         True
     """
-    number = frames[1] if len(frames) > 1 else b""
     fits = len(frames) == 7 and frames[0] == b"1.0" and frames[5] == b"CURVE"
-    name = names.get(z85.encode(frames[6])) if fits and len(frames[6]) == 32 else None
+    key = z85.encode(frames[6]) if fits and len(frames[6]) == 32 else b""
+    name = names.get(key)
     if name is None:
-        return [b"1.0", number, b"400", b"not on the allow-list", b"", b""], None
-    return [b"1.0", number, b"200", b"OK", name.encode(), b""], name
+        return _reply(frames, b"400", b"not on the allow-list"), None
+    return _reply(frames, b"200", b"OK", name.encode() + b":" + key), name
+
+
+def _reply(frames: Sequence[bytes], status: bytes, text: bytes, user: bytes = b"") -> list[bytes]:
+    number = frames[1] if len(frames) > 1 else b""
+    return [b"1.0", number, status, text, user, b""]

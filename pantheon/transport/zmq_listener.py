@@ -21,7 +21,7 @@ from pantheon.transport.base import Listener, Lost, Peer
 from pantheon.transport.keys import clients_folder, server_keys
 from pantheon.transport.lookup import resolve
 from pantheon.transport.security import Curve
-from pantheon.transport.zap import DOMAIN, Zap
+from pantheon.transport.zap import DOMAIN, Zap, client_name
 from pantheon.transport.zmq_socket import LOCAL_BUFFER, receive_frames, send_frames, set_options
 from pantheon.wire import Damaged, is_sealed, pack, unpack
 
@@ -154,10 +154,11 @@ class ZmqListener(Listener):
     def _permitted(self, peer: bytes, frame: zmq.Frame) -> bool:
         """Whether a peer's key is still on the allow-list; one whose key is not is left."""
         assert self._zap is not None
-        name = frame.get("User-Id")
-        if self._zap.permits(name):
+        user = frame.get("User-Id")
+        if self._zap.permits(user):
             return True
         if peer in self._peers:
+            name = client_name(user)
             logger.warning("%s: the key of client %r is no longer allowed", self.address, name)
             self._lose(peer, self._peers[peer])
         return False
