@@ -58,8 +58,13 @@ class Zap:
         self._socket.close(0)
 
     def _answer(self, frames: Sequence[bytes]) -> None:
-        answer, name = decide(frames, self.allow.names)
-        self._log(name, frames)
+        """Answer one question; whatever goes wrong, the next one is answered too."""
+        try:
+            answer, name = decide(frames, self.allow.names)
+            self._log(name, frames)
+        except Exception:
+            logger.exception("cannot say whether a client may come in; it may try again")
+            answer = _reply(frames, b"300", b"try again")
         self._socket.send_multipart(answer)
 
     def _log(self, name: str | None, frames: Sequence[bytes]) -> None:

@@ -80,6 +80,7 @@ class ZmqListener(Listener):
             # Before the socket is bound: without a ZAP handler, CURVE lets any key in.
             self._zap = Zap(self._context, allow)
             self._socket.setsockopt(zmq.ZAP_DOMAIN, DOMAIN)
+            self._socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
             self._socket.curve_server = True
             self._socket.curve_publickey, self._socket.curve_secretkey = keys
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pantheon import errors
-from pantheon.transport import Curve
+from pantheon.transport import Curve, zap
 from pantheon.transport.keys import generate
 from student_client import TeacherClient
 from teacher_server import Server, Teacher
@@ -76,3 +76,33 @@ def test_a_broken_file_on_the_list_keeps_nobody_in(keys: Path) -> None:
             bob.query(SAMPLES[:1]).result(20)
         with client(server, keys, "ann") as ann:
             ask(ann)
+
+
+def test_a_failure_while_one_is_let_in_keeps_nobody_out(
+    keys: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked, decide = 0, zap.decide
+
+    def fail_once(*arguments: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            raise RuntimeError("a defect")
+        return decide(*arguments)
+
+    monkeypatch.setattr(zap, "decide", fail_once)
+    with serving(keys) as server, client(server, keys, "ann", patience=15.0) as ann:
+        ask(ann)
+    assert asked > 1
+    assert "cannot say whether a client may come in" in caplog.text
+
+
+def test_without_anybody_to_ask_no_key_is_let_in(
+    keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zap, "ENDPOINT", "inproc://elsewhere")
+    with serving(keys) as server:
+        with client(server, keys, "ann") as ann, pytest.raises(errors.TeacherUnavailable):
+            ask(ann)
+        assert server.health().ready
+        assert server.stats().rows == 0
