@@ -21,6 +21,7 @@ from pantheon.probes import Health, Probes
 from pantheon.transport import Curve, Listener, Security, Tls, listen, parse_address
 from pantheon.transport.security import security_for
 from pantheon.transport.wake import Wake
+from teacher_server.descriptors import raise_limit
 from teacher_server.engine import Engine
 from teacher_server.host import Host
 from teacher_server.metrics import TeacherCollector
@@ -106,6 +107,7 @@ class Server:
             # Here, so that what is wrong with a model is raised where it was handed over.
             for teacher in self._teachers.values():
                 teacher.prepare()
+            raise_limit(self._binds)
             self._thread.start()
             self.addresses = self._started.result()
         except BaseException:

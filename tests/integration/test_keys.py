@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import time
 from collections.abc import Iterator
@@ -106,3 +107,13 @@ def test_without_anybody_to_ask_no_key_is_let_in(
             ask(ann)
         assert server.health().ready
         assert server.stats().rows == 0
+
+
+def test_a_server_raises_its_limit_of_descriptors(keys: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        with serving(keys):
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 1024
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
