@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pantheon.stream import Batch, KnowledgeStream
+
+BEGUN = "batches.begun"
+"""The entry of a state that says whether the loader is within an epoch."""
 
 
 class Batches:
@@ -35,27 +38,59 @@ class Batches:
 
     def __init__(self, loader: KnowledgeStream) -> None:
         self.loader = loader
-        self._restored = False
+        self._begun = False
+        self._then: Callable[[Batches], Iterator[Batch]] = Batches._epoch
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def state_dict(self) -> dict[str, Any]:
-        """The loader's."""
-        return self.loader.state_dict()
+        """The loader's, and whether it is within an epoch."""
+        return {**self.loader.state_dict(), BEGUN: self._begun}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Have the next epoch go on there."""
-        self.loader.load_state_dict(state)
-        self._restored = True
+        """Have the next epoch go on there; a loader's own state will do."""
+        self.resume(state)
+
+    def resume(self, state: Mapping[str, Any], *, over: bool = False, refill: bool = True) -> None:
+        """Have the next epoch go on there.
+
+        Args:
+            state: of `state_dict`, or of the loader's.
+            over: the epoch it is within is done, whatever is left of it: the next one begins.
+            refill: begin the next epoch where nothing is left of this one; else the rest is empty.
+        """
+        loaded = dict(state)
+        self._begun = loaded.pop(BEGUN, True)
+        self.loader.load_state_dict(loaded)
+        if over:
+            self._then = Batches._after if self._begun else Batches._epoch
+        elif refill:
+            self._then = Batches._filled
+        else:
+            self._then = Batches._epoch if self._begun else Batches._nothing
 
     def __iter__(self) -> Iterator[Batch]:
-        restored, self._restored = self._restored, False
-        batches = iter(self.loader)
-        first = next(batches, None)
-        if first is None and restored:
-            batches = iter(self.loader)
-            first = next(batches, None)
-        if first is not None:
-            yield first
-        yield from batches
+        then, self._then = self._then, Batches._epoch
+        yield from then(self)
+
+    def _epoch(self) -> Iterator[Batch]:
+        for batch in self.loader:
+            self._begun = True
+            yield batch
+        self._begun = False
+
+    def _filled(self) -> Iterator[Batch]:
+        empty = True
+        for batch in self._epoch():
+            empty = False
+            yield batch
+        if empty:
+            yield from self._epoch()
+
+    def _after(self) -> Iterator[Batch]:
+        next(iter(self.loader), None)  # The restored epoch, abandoned by the next.
+        yield from self._epoch()
+
+    def _nothing(self) -> Iterator[Batch]:
+        return iter(())

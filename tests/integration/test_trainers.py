@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import TrainingArguments
 
-from pantheon.errors import ConfigError, StoreError
+from pantheon.errors import ConfigError, ResumeMismatch, StoreError
 from pantheon.integrations.huggingface import (
     SEAL,
     DistillationTrainer,
@@ -22,10 +25,20 @@ from pantheon.integrations.huggingface import (
     last_checkpoint,
     seal,
 )
-from pantheon.integrations.lightning import AtomicCheckpointIO, ExactResume
+from pantheon.integrations.lightning import AtomicCheckpointIO, Batches, ExactResume, _every_rank
+from pantheon.ranks import Ranks
 from tests.chaos.lessons import teacher
 from tests.integration.programs import ROOT, torchrun
-from tests.integration.trainers import ACCUMULATE, BATCH, EPOCHS, SIZE, TRAINERS, loader_of
+from tests.integration.trainers import (
+    ACCUMULATE,
+    BATCH,
+    ENDED,
+    EPOCHS,
+    SIZE,
+    TRAINERS,
+    Ended,
+    loader_of,
+)
 
 STEPS = EPOCHS * -(-SIZE // (BATCH * ACCUMULATE))
 
@@ -44,6 +57,7 @@ class Student:
     trainer: str
     address: str
     folder: Path
+    way: str = "steps"
 
     def live(self, *killed: list[int], timeout: float = 50) -> list[dict[str, Any]]:
         """One student for each list of points that it is killed at."""
@@ -52,6 +66,7 @@ class Student:
                 "trainer": self.trainer,
                 "address": self.address,
                 "folder": str(self.folder),
+                "way": self.way,
                 "lives": killed,
             }
         )
@@ -91,13 +106,43 @@ def test_a_student_killed_here_and_there_ends_with_the_same_bits(student: Studen
         same(life, calm)
 
 
+ENDS = {
+    "epochs": [[14], [20, 7]],
+    "limited": [[9], [15]],
+    "cycled": [[18], [27]],
+    "shortest": [[9], [15]],
+    "padded": [[18], [27]],
+    "validated": [[9], [27]],
+    "raised": [[14], [29], [28, 3], [30]],
+}
+"""How Lightning's epochs end, and where it is killed, or ended by an exception."""
+
+
+@pytest.mark.parametrize("way", ENDS)
+def test_lightning_goes_on_with_what_was_left_however_its_epochs_end(
+    way: str, address: str, tmp_path: Path
+) -> None:
+    calm, *others = Student("lightning", address, tmp_path, way).live([], *ENDS[way])
+    assert calm["codes"] == [0]
+    for life in others:
+        assert life["codes"] == [ENDED if way == "raised" else -9] * (len(life["codes"]) - 1) + [0]
+        same(life, calm)
+
+
+EVERY = [*((trainer, "steps") for trainer in TRAINERS), *(("lightning", way) for way in ENDS)]
+
+
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
-def test_a_student_killed_at_every_point_ends_with_the_same_bits(student: Student) -> None:
+@pytest.mark.parametrize(("trainer", "way"), EVERY)
+def test_a_student_killed_at_every_point_ends_with_the_same_bits(
+    trainer: str, way: str, address: str, tmp_path: Path
+) -> None:
+    student = Student(trainer, address, tmp_path, way)
     (calm,) = student.live([])
     every = [[point] for point in range(calm["points"])]
     for life in student.live(*every, timeout=280):
-        assert life["codes"] == [-9, 0]
+        assert life["codes"][-1] == 0
         same(life, calm)
 
 
@@ -162,12 +207,34 @@ def test_what_a_stream_cannot_be_used_with_is_refused(address: str, tmp_path: Pa
     trainer.loader.close()  # type: ignore[attr-defined]
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")  # Lightning's own.
-def test_lightning_is_not_given_a_loader_whose_epochs_may_be_empty(address: str) -> None:
+class Four:
+    """A stream of four batches for Lightning's own example of a model."""
+
+    def __init__(self) -> None:
+        self.epoch, self.done, self.following = 0, 0, 0
+
+    def __len__(self) -> int:
+        return 4
+
+    def __iter__(self) -> Iterator[Any]:
+        self.epoch, self.following = self.following, self.following + 1
+        for done in range(self.done, 4):
+            self.done = done + 1
+            yield torch.ones(1, 32)
+        self.epoch, self.done = self.following, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "done": self.done}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.epoch, self.done, self.following = state["epoch"], state["done"], state["epoch"]
+
+
+def fit(data: Any, *callbacks: Any, resumed: Path | None = None, **options: Any) -> None:
+    """Train Lightning's example of a model."""
     import lightning.pytorch as pl
     from lightning.pytorch.demos.boring_classes import BoringModel
 
-    loader = loader_of(address)
     trainer = pl.Trainer(
         max_epochs=1,
         accelerator="cpu",
@@ -175,11 +242,78 @@ def test_lightning_is_not_given_a_loader_whose_epochs_may_be_empty(address: str)
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[ExactResume()],
+        limit_val_batches=0,
+        callbacks=[ExactResume(), *callbacks],
+        **options,
     )
-    with pytest.raises(ConfigError, match=r"give it pantheon.integrations.lightning.Batches"):
-        trainer.fit(BoringModel(), loader)
-    loader.close()
+    trainer.fit(BoringModel(), data, ckpt_path=resumed)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # Lightning's own.
+def test_lightning_is_not_given_a_loader_whose_epochs_may_be_empty() -> None:
+    for data in (Four(), [Four()], {"a": Batches(Four()), "b": Four()}):
+        with pytest.raises(ConfigError, match=r"give it pantheon.integrations.lightning.Batches"):
+            fit(data)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*num_workers:UserWarning")
+def test_lightning_is_not_given_a_loader_that_it_would_read_ahead() -> None:
+    class Endless(IterableDataset[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            return iter(torch.ones(9, 32))
+
+    with pytest.raises(ConfigError, match="without a length beside one in Batches"):
+        fit({"a": Batches(Four()), "b": DataLoader(Endless())})
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # Lightning's own.
+def test_a_file_of_an_exception_within_a_step_is_not_gone_on_from(tmp_path: Path) -> None:
+    from lightning.pytorch.callbacks import Callback
+
+    file = tmp_path / "a.ckpt"
+
+    class Fails(Callback):  # type: ignore[misc]
+        def on_after_backward(self, trainer: Any, module: Any) -> None:
+            if trainer.fit_loop.batch_idx == 1:
+                raise Ended
+
+        def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+            trainer.save_checkpoint(file)
+
+    with pytest.raises(Ended):
+        fit(Batches(Four()), Fails(), accumulate_grad_batches=2)
+    with pytest.raises(ResumeMismatch, match="within a backward pass"):
+        fit(Batches(Four()), resumed=file, accumulate_grad_batches=2)
+
+
+def test_machines_with_different_numbers_of_gpus_keep_their_random_states() -> None:
+    class Two(Ranks):
+        """The first of two ranks; the other one has a GPU more."""
+
+        def gather(self, values: Tensor) -> Tensor:
+            other = values + 1 if values.dtype == torch.int64 else values
+            return torch.stack([values, other])
+
+    states = {"torch": torch.zeros(5), "cuda": torch.ones(2, 16, dtype=torch.uint8)}
+    found = _every_rank(states, Two(0, 2))
+    assert [len(cuda) for cuda in found["cuda"]] == [2, 3]
+    assert found["cuda"][0].equal(torch.ones(2, 16, dtype=torch.uint8))
+    assert found["torch"].shape == (2, 5)
+
+
+def test_an_older_checkpoint_is_removed_only_when_the_new_name_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        flushed.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, tmp_path / "a.ckpt")
+    assert flushed == [str(tmp_path / ".a.ckpt.partial"), str(tmp_path)]
 
 
 def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
