@@ -17,12 +17,13 @@ import torch
 import xxhash
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
 from pantheon import checkpoint
 from pantheon.errors import ConfigError, ResumeMismatch, StoreError
 from pantheon.integrations.batches import Batches
+from pantheon.integrations.disk import flush
 from pantheon.objective import call_student
 from pantheon.stream import Batch, KnowledgeStream
 
@@ -33,6 +34,9 @@ SEAL = "pantheon.safetensors"
 
 BATCH = "batch"
 """The name of a `Batch` among the inputs that `compute_loss` is given."""
+
+INCOMPLETE = "checkpoint-is-incomplete.txt"
+"""A file that `enable_jit_checkpoint` has in a folder only until it is written."""
 
 CHUNK = 1 << 22
 
@@ -80,20 +84,26 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]  # transformers is not
         objective: Objective,
         **options: Any,
     ) -> None:
-        if args.ignore_data_skip:
-            raise ConfigError(
-                "ignore_data_skip is True, which would lose count of the batches of an epoch; "
-                "leave it False: the loader goes on at its place without reading them again"
-            )
+        _check_arguments(args)
         if options.get("train_dataset") is not None:
             raise ConfigError("a train_dataset was given beside the loader; give it to the loader")
         super().__init__(model, args, **options)
         self.loader, self.objective = loader, objective
         self._source = _Source(loader)
+        self._fetched: tuple[int, dict[str, Any]] = (-1, {})
+        if _saves_on_sigterm(args):
+            from transformers.trainer_jit_checkpoint import JITCheckpointCallback
+
+            self.add_callback(_BetweenSteps(self.pop_callback(JITCheckpointCallback)))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The loader's batches, as `Trainer` wants them."""
         return DataLoader(self._source, batch_size=None)
+
+    def get_batch_samples(self, *args: Any, **options: Any) -> Any:
+        """The next step's batches; the place before them is that of a save within the step."""
+        self._fetched = (self.state.global_step, self.loader.state_dict())
+        return super().get_batch_samples(*args, **options)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -120,7 +130,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]  # transformers is not
 
         Raises:
             StoreError: the folder was torn or altered, or there is none.
-            ResumeMismatch: its loader had another sequence of ids.
+            ResumeMismatch: its loader had another sequence of ids, or its steps other sizes.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_checkpoint(self.args.output_dir)
@@ -131,6 +141,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]  # transformers is not
                 )
         if resume_from_checkpoint:
             state = check(resume_from_checkpoint)
+            _check_accumulation(resume_from_checkpoint, state, self.args)
             self._source.batches.load_state_dict(state["loader"])
             self._source.resumed = self._learned
         return super().train(resume_from_checkpoint or None, **options)
@@ -152,10 +163,11 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]  # transformers is not
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
-        place = self.loader.state_dict()
+        step, before = self._fetched
+        place = before if step == self.state.global_step else self.loader.state_dict()
         self.accelerator.wait_for_everyone()  # Every rank writes its random state.
         if self.is_world_process_zero():
-            seal(folder, place)
+            seal(folder, place, accumulation=self.args.gradient_accumulation_steps)
             rotate_checkpoints(
                 output_dir=run,
                 save_total_limit=limit,
@@ -185,24 +197,87 @@ class _Source(IterableDataset[Any]):
             yield {BATCH: batch}
 
 
-def seal(folder: str | os.PathLike[str], place: Mapping[str, Any]) -> None:
+class _BetweenSteps(TrainerCallback):  # type: ignore[misc]  # transformers is not looked into
+    """Saves on SIGTERM when a step is done, and not within one.
+
+    `JITCheckpointCallback` also does so after a step's backward passes, which have drawn random
+    numbers and read batches that would be read once more.
+    """
+
+    def __init__(self, callback: TrainerCallback) -> None:
+        self._callback = callback
+
+    def on_step_end(self, *args: Any, **options: Any) -> None:
+        """Save if it was asked for."""
+        self._callback.on_step_end(*args, **options)
+
+    def on_epoch_end(self, *args: Any, **options: Any) -> None:
+        """Save if it was asked for."""
+        self._callback.on_epoch_end(*args, **options)
+
+    def on_train_end(self, *args: Any, **options: Any) -> None:
+        """Give the signal back."""
+        self._callback.on_train_end(*args, **options)
+
+
+def _saves_on_sigterm(args: Any) -> bool:
+    return bool(getattr(args, "enable_jit_checkpoint", False))
+
+
+def _check_arguments(args: Any) -> None:
+    """Refuse what would resume elsewhere, or with less than was there."""
+    if args.ignore_data_skip:
+        raise ConfigError(
+            "ignore_data_skip is True, which would lose count of the batches of an epoch; "
+            "leave it False: the loader goes on at its place without reading them again"
+        )
+    if args.save_only_model:
+        raise ConfigError(
+            "save_only_model is True, which would leave out optimizer, schedule and random states, "
+            "and a resumed run would begin them anew; leave it False, and save the final model "
+            "with save_model()"
+        )
+    if _saves_on_sigterm(args) and args.world_size > 1:
+        raise ConfigError(
+            f"enable_jit_checkpoint is True with {args.world_size} ranks, and each would stop at a "
+            "step of its own and wait for the others; leave it False, and set save_steps"
+        )
+
+
+def _check_accumulation(folder: Any, state: Mapping[str, Any], args: Any) -> None:
+    """`Trainer` counts batches as steps times accumulation; with another it would skip some."""
+    saved = state.get("accumulation", args.gradient_accumulation_steps)
+    if saved != args.gradient_accumulation_steps:
+        raise ResumeMismatch(
+            f"{folder} was saved with gradient_accumulation_steps={saved}, and this run has "
+            f"{args.gradient_accumulation_steps}: the batches learned from would be counted "
+            f"wrongly; resume with gradient_accumulation_steps={saved}"
+        )
+
+
+def seal(
+    folder: str | os.PathLike[str], place: Mapping[str, Any], *, accumulation: int = 1
+) -> None:
     """Mark a folder as whole, once all its files are on the disk.
 
     Args:
         place: the state of the loader.
+        accumulation: batches in a step.
 
     Raises:
         StoreError, DiskFullError: it cannot be written.
     """
-    files = _files(Path(folder))
-    for file in files:
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    named = {str(file.relative_to(folder)): list(_sum(file)) for file in files}
-    checkpoint.save(Path(folder) / SEAL, {"loader": dict(place), "files": named})
+    path = Path(folder)
+    files = _files(path)
+    named = {str(file.relative_to(path)): list(_sum(file)) for file in files}
+    try:
+        for written in (*files, *(p for p in path.rglob("*") if p.is_dir())):
+            flush(written)
+        state = {"loader": dict(place), "files": named, "accumulation": accumulation}
+        checkpoint.save(path / SEAL, state)
+        flush(path.parent)
+    except OSError as error:
+        raise StoreError(f"cannot flush the checkpoint {folder} to the disk: {error}") from error
 
 
 def check(folder: str | os.PathLike[str]) -> dict[Any, Any]:
@@ -255,7 +330,7 @@ def last_checkpoint(folder: str | os.PathLike[str]) -> str | None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != SEAL)
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in (SEAL, INCOMPLETE))
 
 
 def _sum(file: Path) -> tuple[int, str]:

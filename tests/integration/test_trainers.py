@@ -19,6 +19,7 @@ from transformers import TrainingArguments
 
 from pantheon.errors import ConfigError, ResumeMismatch, StoreError
 from pantheon.integrations.huggingface import (
+    INCOMPLETE,
     SEAL,
     DistillationTrainer,
     check,
@@ -129,12 +130,22 @@ def test_lightning_goes_on_with_what_was_left_however_its_epochs_end(
         same(life, calm)
 
 
+def test_a_student_told_to_end_ends_with_the_same_bits(address: str, tmp_path: Path) -> None:
+    student = Student("huggingface", address, tmp_path, "sigterm")
+    calm, *others = student.live([], [1], [2], [22], [8, 3])
+    assert calm["codes"] == [0]
+    for life in others:
+        assert life["codes"] == [ENDED] * (len(life["codes"]) - 1) + [0]
+        same(life, calm)
+        assert sum(map(len, life["ids"].values())) == sum(map(len, calm["ids"].values()))
+
+
 EVERY = [*((trainer, "steps") for trainer in TRAINERS), *(("lightning", way) for way in ENDS)]
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("trainer", "way"), EVERY)
+@pytest.mark.parametrize(("trainer", "way"), [*EVERY, ("huggingface", "sigterm")])
 def test_a_student_killed_at_every_point_ends_with_the_same_bits(
     trainer: str, way: str, address: str, tmp_path: Path
 ) -> None:
@@ -195,9 +206,17 @@ def trainer_in(folder: Path, address: str, **options: Any) -> DistillationTraine
     )
 
 
-def test_what_a_stream_cannot_be_used_with_is_refused(address: str, tmp_path: Path) -> None:
+def test_what_a_stream_cannot_be_used_with_is_refused(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(ConfigError, match="ignore_data_skip is True"):
         trainer_in(tmp_path, address, ignore_data_skip=True)
+    with pytest.raises(ConfigError, match="save_only_model is True"):
+        trainer_in(tmp_path, address, save_only_model=True)
+    monkeypatch.setattr(TrainingArguments, "world_size", 2)
+    with pytest.raises(ConfigError, match="enable_jit_checkpoint is True with 2 ranks"):
+        trainer_in(tmp_path, address, enable_jit_checkpoint=True)
+    monkeypatch.undo()
     trainer = trainer_in(tmp_path, address)
     with pytest.raises(StoreError, match="no whole checkpoint in"):
         trainer.train(resume_from_checkpoint=True)
@@ -205,6 +224,24 @@ def test_what_a_stream_cannot_be_used_with_is_refused(address: str, tmp_path: Pa
     with pytest.raises(StoreError, match="not written to its end"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     trainer.loader.close()  # type: ignore[attr-defined]
+
+
+def test_another_size_of_steps_than_the_saved_one_is_refused(address: str, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint-2"
+    folder.mkdir()
+    seal(folder, {"epoch": 0}, accumulation=2)
+    trainer = trainer_in(tmp_path, address, gradient_accumulation_steps=3)
+    with pytest.raises(ResumeMismatch, match=r"gradient_accumulation_steps=2, .* has 3"):
+        trainer.train(resume_from_checkpoint=True)
+    trainer.loader.close()  # type: ignore[attr-defined]
+
+
+def test_a_seal_does_not_list_what_is_removed_after_it(tmp_path: Path) -> None:
+    sealed(tmp_path / "checkpoint-2")
+    (tmp_path / "checkpoint-2" / INCOMPLETE).touch()
+    seal(tmp_path / "checkpoint-2", {"epoch": 0})
+    (tmp_path / "checkpoint-2" / INCOMPLETE).unlink()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
 
 
 class Four:
@@ -314,6 +351,9 @@ def test_an_older_checkpoint_is_removed_only_when_the_new_name_is_on_the_disk(
     monkeypatch.setattr(os, "fsync", noted)
     AtomicCheckpointIO().save_checkpoint({"step": 1}, tmp_path / "a.ckpt")
     assert flushed == [str(tmp_path / ".a.ckpt.partial"), str(tmp_path)]
+    flushed.clear()
+    sealed(tmp_path / "runs" / "checkpoint-2")
+    assert flushed[-2:] == [str(tmp_path / "runs" / "checkpoint-2"), str(tmp_path / "runs")]
 
 
 def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
