@@ -16,14 +16,14 @@ size, and nothing but plain values is ever decoded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgpack
 import xxhash
 
 from pantheon.errors import ProtocolError, VersionMismatch
 from pantheon.messages import Buffer, Message
-from pantheon.wire_fields import INT64, MAX_LIST, MAX_TEXT
+from pantheon.wire_fields import INT64
+from pantheon.wire_header import read_header
 from pantheon.wire_messages import MAX_FRAMES, describe, restore
 
 MAGIC = b"PNTN"
@@ -31,7 +31,8 @@ SEALED = b"PNTS"
 FRAMING = 1
 """Version of the framing itself; what is said inside it is negotiated by `Hello.protocol`."""
 
-MAX_HEADER = 1 << 20
+MAX_HEADER = 1 << 18
+"""Bytes of a header: 1,023 tensors may have names of 200 letters, or 256 fields ones of 800."""
 
 _PREFIX = MAGIC + bytes([FRAMING])
 _SEALED_PREFIX = SEALED + bytes([FRAMING])
@@ -86,7 +87,7 @@ def unpack(frames: Sequence[Buffer], max_bytes: int = INT64) -> Message:
     if size > max_bytes:
         raise ProtocolError(f"a message carries {size} bytes; at most {max_bytes} are accepted")
     packed = _open(memoryview(frames[0]))
-    body = _header(packed)
+    body = read_header(packed)
     seal = body.get("seal")
     if seal is not None and seal != _digest(frames[1:]):
         raise Damaged("a sealed message's payload is not what was sent")
@@ -134,21 +135,3 @@ def _open(view: memoryview) -> memoryview:
             "install the same release of pantheon on both"
         )
     return packed
-
-
-def _header(packed: memoryview) -> dict[str, Any]:
-    try:
-        body = msgpack.unpackb(
-            packed,
-            strict_map_key=True,
-            max_str_len=MAX_TEXT * 4,
-            max_bin_len=0,
-            max_array_len=MAX_LIST,
-            max_map_len=64,
-            max_ext_len=0,
-        )
-    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
-        raise ProtocolError(f"a header is not valid msgpack: {error!s:.200}") from None
-    if type(body) is not dict or not all(type(key) is str for key in body):
-        raise ProtocolError(f"a header must be a map with names, found {type(body).__name__}")
-    return body

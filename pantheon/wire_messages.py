@@ -56,7 +56,7 @@ def restore(body: dict[str, Any], payloads: Sequence[Buffer] = ()) -> Message:
 
 def _plain(text: str) -> str:
     """Text any receiver accepts: an exception's message may hold lone surrogates, or be endless."""
-    return text[: MAX_TEXT - 1].encode("utf-8", "replace").decode()
+    return text[: MAX_TEXT // 2].encode("utf-8", "replace").decode()
 
 
 def _int64(values: NDArray[np.int64]) -> Buffer:

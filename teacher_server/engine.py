@@ -34,7 +34,9 @@ from teacher_server.workers import Reply
 logger = logging.getLogger(__name__)
 
 HEARD = 256
-"""Messages of one listener that are heard before the others, the workers and the clock."""
+HEARD_S = 0.02
+"""Messages of one listener that are heard, and seconds in which they are, before the others, the
+workers and the clock."""
 
 SESSIONS = 4096
 """Students of one server at once."""
@@ -161,10 +163,13 @@ class Engine:
 
     def _listen(self, number: int) -> None:
         """Hear what came in by one listener; a flood of messages is heard in turns."""
+        until = time.monotonic() + HEARD_S
         for _ in range(HEARD):
             if (received := self._listeners[number].receive()) is None:
                 return
             self._hear((number, received[0]), received[1])
+            if time.monotonic() > until:
+                break
         self._unheard.add(number)
 
     def _watch_workers(self) -> None:

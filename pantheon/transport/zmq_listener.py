@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 import struct
+import time
 from collections import deque
 from typing import Any
 
@@ -21,6 +22,7 @@ from pantheon.transport.base import Listener, Lost, Peer
 from pantheon.transport.keys import clients_folder, server_keys
 from pantheon.transport.lookup import resolve
 from pantheon.transport.security import Curve
+from pantheon.transport.strikes import Strikes
 from pantheon.transport.zap import DOMAIN, Zap, client_name
 from pantheon.transport.zmq_socket import LOCAL_BUFFER, receive_frames, send_frames, set_options
 from pantheon.wire import Damaged, is_sealed, pack, unpack
@@ -37,7 +39,9 @@ UNREAD = 1024
 are left in the network, or not sent to who does not read."""
 
 SKIPPED = 64
-"""Messages without a meaning that are passed over at once, before others are looked after."""
+SKIPPED_S = 0.02
+"""Messages without a meaning that are passed over at once, and seconds, before others are looked
+after."""
 
 REMEMBERED = 256
 """Lost peers whose last messages may still come, as those of several peers come in turns."""
@@ -66,6 +70,7 @@ class ZmqListener(Listener):
         self._by_fd: dict[int, bytes] = {}
         self._open: set[int] = set()
         self._sealed: set[bytes] = set()
+        self._strikes = Strikes()
         self._gone: deque[bytes] = deque(maxlen=REMEMBERED)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
@@ -122,8 +127,9 @@ class ZmqListener(Listener):
 
     def receive(self) -> tuple[Peer, Message | Lost] | None:
         """The next message and who sent it, or None when there is none now."""
+        until = time.monotonic() + SKIPPED_S
         for _ in range(SKIPPED):
-            if self._closed:
+            if self._closed or time.monotonic() > until:
                 break
             if self._pending:
                 return self._pending.popleft()
@@ -136,10 +142,12 @@ class ZmqListener(Listener):
 
     def _read(self, frames: list[zmq.Frame]) -> tuple[Peer, Message] | None:
         peer = frames[0].bytes
+        if self._strikes.shut(peer):
+            return None
         try:
             message = unpack([f.buffer for f in frames[1:]], self._max_bytes)
         except (ProtocolError, VersionMismatch) as error:
-            self._refuse(peer, error)
+            self._refuse(peer, error, len(frames[1]) if len(frames) > 1 else 0)
             return None
         if self._zap is not None and not self._permitted(peer, frames[0]):
             return None
@@ -164,11 +172,13 @@ class ZmqListener(Listener):
             self._lose(peer, self._peers[peer])
         return False
 
-    def _refuse(self, peer: bytes, error: Exception) -> None:
+    def _refuse(self, peer: bytes, error: Exception, header_bytes: int) -> None:
         self.malformed += 1
-        logger.warning("%s: refused a malformed message: %s", self.address, error)
+        damaged = isinstance(error, Damaged)
+        if said := self._strikes.add(peer, 0 if damaged else 1 + header_bytes):
+            logger.warning("%s: refused a malformed message: %s (%s)", self.address, error, said)
         code = "version" if isinstance(error, VersionMismatch) else "protocol"
-        if peer in self._sealed or isinstance(error, Damaged):
+        if peer in self._sealed or damaged:
             code = "damaged"
         self._send(peer, Refused(None, code, str(error)))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +44,41 @@ def test_an_empty_tensor_without_strides_is_a_protocol_error() -> None:
         from_raw(RawTensor("float32", HUGE, b""))
 
 
-@pytest.mark.parametrize("small", [b"\x90", b"\x80", b"\x81\xa0\x01"])
-def test_the_largest_header_takes_no_more_memory_than_stated(small: bytes) -> None:
-    inner = b"\xdc\x0f\xff" + small * 4095
-    header = b"\x81\xa4kind\xdc" + (MAX_HEADER // len(inner) - 1).to_bytes(2)
-    header += inner * (MAX_HEADER // len(inner) - 1)
-    assert len(header) > MAX_HEADER * 9 // 10
+def nested(element: bytes, width: int) -> bytes:
+    """The largest header of lists within each other, each with elements before the next."""
+    level = b"\xdc" + width.to_bytes(2) + element * (width - 1)
+    return b"\x81\xa4kind" + level * min(1000, (MAX_HEADER - 100) // len(level)) + b"\x01"
+
+
+def side_by_side(element: bytes, width: int) -> bytes:
+    """The largest header of a list of lists."""
+    inner = b"\xdc" + width.to_bytes(2) + element * width
+    count = (MAX_HEADER - 100) // len(inner)
+    return b"\x81\xa4kind\xdc" + count.to_bytes(2) + inner * count
+
+
+@pytest.mark.parametrize("element", [b"\x90", b"\x80", b"\x81\xa0\x01", b"\xa2\xc4\x80", b"\xa2ab"])
+@pytest.mark.parametrize("shape", [nested, side_by_side])
+def test_the_largest_header_takes_no_more_memory_than_stated(
+    element: bytes, shape: Callable[[bytes, int], bytes]
+) -> None:
+    header = shape(element, 4095)
+    assert MAX_HEADER * 9 // 10 < len(header) < MAX_HEADER - 5
     tracemalloc.start()
     try:
-        with pytest.raises(ProtocolError, match="unknown message"):
+        with pytest.raises(ProtocolError, match="16384 values"):
             unpack([MAGIC + b"\x01" + header])
-        assert tracemalloc.get_traced_memory()[1] < 80 << 20
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_lists_that_are_claimed_and_never_come_take_no_memory() -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProtocolError, match="not valid msgpack"):
+            unpack([MAGIC + b"\x01\x81\xa4kind" + b"\xdc\x0f\xff" * 1000])
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
 

@@ -199,7 +199,7 @@ TENSOR = ["x", "float32", [2]]
         ([], "1 to 1024 frames"),
         ([b""] * 2000, "1 to 1024 frames"),
         ([b"HTTP/1.1 400 Bad Request"], "not a Pantheon message"),
-        ([MAGIC + b"\x01" + bytes(MAX_HEADER)], "at most 1048576"),
+        ([MAGIC + b"\x01" + bytes(MAX_HEADER)], "at most 262144"),
         ([MAGIC + b"\x01\xc1"], "not valid msgpack"),
         ([MAGIC + b"\x01\x93\x01\x02\x03"], "must be a map"),
         ([frame(kind="exec", code="1")], "unknown message 'exec'"),
@@ -299,10 +299,41 @@ def test_a_tensor_that_does_not_fill_its_shape_is_not_sent() -> None:
         pack(Scored(1, "r", 1, (RawTensor("float32", (2,), bytes(4)),)))
 
 
-def test_any_text_of_an_exception_can_be_sent() -> None:
-    message = unpack(pack(Refused(1, "error", "\udcff" + "x" * 1_000_000)))
+@pytest.mark.parametrize("letter", ["x", "\N{SNOWMAN}", "\N{GRINNING FACE}"])
+def test_any_text_of_an_exception_can_be_sent(letter: str) -> None:
+    message = unpack(pack(Refused(1, "error", "\udcff" + letter * 1_000_000)))
     assert isinstance(message, Refused)
-    assert len(message.message) < 100_000
+    assert 10_000 < len(message.message) < 100_000
+
+
+SHAPE = (1 << 30,) + (1,) * 8
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Score(
+            1, inputs={f"{i:0200}": RawTensor("int8", (0, *SHAPE[1:]), b"") for i in range(1023)}
+        ),
+        Scored(1, "r" * 1024, 1, (RawTensor("bfloat16", (0, *SHAPE[:-1]), b""),) * 1023, 7),
+        Welcome(
+            "m" * 1024,
+            "r" * 1024,
+            KnowledgeSchema(
+                tuple(
+                    FieldSpec(f"{i:0256}", "float32", SHAPE[:-1], ragged="x" * 256, labels="y" * 16)
+                    for i in range(256)
+                )
+            ),
+        ),
+        Hello("s", fields=tuple(f"{i:0256}" for i in range(256))),
+        Heartbeat(tuple(range(1 << 62, (1 << 62) + 4096))),
+        Status("1", 1.0, False, (("m" * 256, "r" * 256),) * 256),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_the_largest_messages_that_somebody_may_mean_are_read(message: Message) -> None:
+    assert comparable(unpack(pack(message))) == comparable(message)
 
 
 @given(messages)
