@@ -156,6 +156,15 @@ class TransportContract:
         assert list(score.inputs) == list(inputs)
         assert all(same(score.inputs[name], inputs[name]) for name in inputs)
 
+    @pytest.mark.parametrize("rows", [1 << 13, (1 << 13) + 1, (5 << 13) - 1])
+    def test_inputs_of_many_bytes_arrive_whole(self, rows: int) -> None:
+        listener, connection, _ = self.pair()
+        inputs = {"a": raw(np.arange(rows * 32).reshape(rows, 32)), "b": raw(np.arange(rows))}
+        assert connection.send(Score(6, inputs=inputs))
+        score = expect_from(listener, Score)[1]
+        assert list(score.inputs) == list(inputs)
+        assert all(same(score.inputs[name], inputs[name]) for name in inputs)
+
     @pytest.mark.parametrize("shape", [(4, 3), (1,), (0, 5), (3, 0)])
     def test_every_dtype_comes_back_to_the_bit(self, shape: tuple[int, ...]) -> None:
         listener = self.listening()

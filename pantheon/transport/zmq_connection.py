@@ -27,6 +27,7 @@ from pantheon.transport.zmq_socket import (
     set_options,
 )
 from pantheon.wire import pack, unpack
+from pantheon.wire_pieces import to_pieces
 
 RECONNECT_S = 0.1
 RECONNECT_MAX_S = 2.0
@@ -96,7 +97,9 @@ class ZmqConnection(Connection):
         """Hand a message over without blocking; False when the other side is not there."""
         if isinstance(message, Hello):
             self._sealed = message.integrity
-        return self._link.up and send_frames(self._socket, pack(message, sealed=self._sealed))
+        if not self._link.up:
+            return False
+        return send_frames(self._socket, to_pieces(pack(message, sealed=self._sealed)))
 
     def receive(self) -> Event | None:
         """The next event, or None when there is none now. Never blocks."""

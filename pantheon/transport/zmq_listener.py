@@ -10,12 +10,13 @@ import stat
 import struct
 import time
 from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import zmq
 
 from pantheon.errors import ConfigError, ProtocolError, TransportError, UnknownHost, VersionMismatch
-from pantheon.messages import Limits, Message, Refused
+from pantheon.messages import Buffer, Limits, Message, Refused
 from pantheon.transport.address import Address
 from pantheon.transport.allow_list import AllowList
 from pantheon.transport.base import Listener, Lost, Peer
@@ -24,8 +25,16 @@ from pantheon.transport.lookup import resolve
 from pantheon.transport.security import Curve
 from pantheon.transport.strikes import Strikes
 from pantheon.transport.zap import DOMAIN, Zap, client_name
-from pantheon.transport.zmq_socket import LOCAL_BUFFER, receive_frames, send_frames, set_options
-from pantheon.wire import Damaged, is_sealed, pack, unpack
+from pantheon.transport.zmq_socket import (
+    LOCAL_BUFFER,
+    receive_first,
+    receive_frames,
+    receive_rest,
+    send_frames,
+    set_options,
+)
+from pantheon.wire import MAX_HEADER, Damaged, is_sealed, pack, unpack
+from pantheon.wire_pieces import PIECE, from_pieces
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +83,7 @@ class ZmqListener(Listener):
         self._gone: deque[bytes] = deque(maxlen=REMEMBERED)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
-        set_options(self._socket, self._max_bytes)
+        set_options(self._socket, min(self._max_bytes, max(PIECE, MAX_HEADER)))
         most = max(UNREAD, 4 * limits.max_in_flight)
         self._socket.setsockopt(zmq.RCVHWM, most)
         self._socket.setsockopt(zmq.SNDHWM, most)
@@ -133,30 +142,36 @@ class ZmqListener(Listener):
                 break
             if self._pending:
                 return self._pending.popleft()
-            if (frames := receive_frames(self._socket)) is not None:
-                if (event := self._read(frames)) is not None:
+            if (first := receive_first(self._socket)) is not None:
+                rest = receive_rest(self._socket, first)
+                event = self._read(first, rest)
+                deque(rest, maxlen=0)  # What was not looked at is still to be taken.
+                if event is not None:
                     return event
             elif not self._look_around():
                 break
         return self._pending.popleft() if self._pending and not self._closed else None
 
-    def _read(self, frames: list[zmq.Frame]) -> tuple[Peer, Message] | None:
-        peer = frames[0].bytes
+    def _read(self, first: zmq.Frame, rest: Iterator[zmq.Frame]) -> tuple[Peer, Message] | None:
+        peer = first.bytes
         if self._strikes.shut(peer):
             return None
+        frames: Sequence[Buffer] = ()
         try:
-            message = unpack([f.buffer for f in frames[1:]], self._max_bytes)
+            frames = from_pieces((f.buffer for f in rest), self._max_bytes)
+            message = unpack(frames, self._max_bytes)
         except (ProtocolError, VersionMismatch) as error:
-            self._refuse(peer, error, len(frames[1]) if len(frames) > 1 else 0)
+            # Pieces that do not fit together count as much as the largest of them.
+            self._refuse(peer, error, memoryview(frames[0]).nbytes if frames else PIECE)
             return None
-        if self._zap is not None and not self._permitted(peer, frames[0]):
+        if self._zap is not None and not self._permitted(peer, first):
             return None
         if peer not in self._peers:
             if peer in self._gone:
                 # Its descriptor may be another peer's by now, which must not be taken for it.
                 return None
-            self._meet(peer, frames[0])
-        if peer in self._peers and is_sealed(frames[1].buffer):
+            self._meet(peer, first)
+        if peer in self._peers and is_sealed(frames[0]):
             self._sealed.add(peer)
         return peer, message
 

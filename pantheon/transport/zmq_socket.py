@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import zmq
@@ -20,6 +20,9 @@ DEAD_S = 30.0
 
 LINGER_S = 0.2
 """Seconds in which a Goodbye may still leave after `close`."""
+
+CURVE_BYTES = 64
+"""No less than what CURVE adds to a frame, which libzmq counts with it."""
 
 LOCAL_BUFFER = 512 << 10
 """Bytes of the kernel's send buffer where both ends share a machine: what waits there stays in the
@@ -57,11 +60,15 @@ os.register_at_fork(after_in_child=lambda: globals().update(_lock=threading.Lock
 
 
 def set_options(socket: zmq.Socket[bytes], max_bytes: int) -> None:
-    """Options of both ends: nothing lingers, no mark counts messages, silence is noticed."""
+    """Options of both ends: nothing lingers, no mark counts messages, silence is noticed.
+
+    Args:
+        max_bytes: of a frame. It holds for the frames of a handshake too.
+    """
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, 0)
     socket.setsockopt(zmq.RCVHWM, 0)
-    socket.setsockopt(zmq.MAXMSGSIZE, max_bytes)
+    socket.setsockopt(zmq.MAXMSGSIZE, max_bytes + CURVE_BYTES)
     socket.setsockopt(zmq.HANDSHAKE_IVL, int(HANDSHAKE_S * 1000))
     socket.setsockopt(zmq.HEARTBEAT_IVL, int(HEARTBEAT_S * 1000))
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, int(DEAD_S * 1000))
@@ -70,15 +77,23 @@ def set_options(socket: zmq.Socket[bytes], max_bytes: int) -> None:
 
 def receive_frames(socket: zmq.Socket[bytes]) -> list[zmq.Frame] | None:
     """One message as frames that own their memory, or None when none waits."""
+    first = receive_first(socket)
+    return None if first is None else [first, *receive_rest(socket, first)]
+
+
+def receive_first(socket: zmq.Socket[bytes]) -> zmq.Frame | None:
+    """The first frame of a message, or None when none waits."""
     try:
-        frame = socket.recv(zmq.NOBLOCK, copy=False)
+        return socket.recv(zmq.NOBLOCK, copy=False)
     except zmq.Again:
         return None
-    frames = [frame]
+
+
+def receive_rest(socket: zmq.Socket[bytes], frame: zmq.Frame) -> Iterator[zmq.Frame]:
+    """The frames of the message after one of its frames; the next message comes after the last."""
     while frame.more:
         frame = socket.recv(copy=False)
-        frames.append(frame)
-    return frames
+        yield frame
 
 
 def send_frames(socket: zmq.Socket[bytes], frames: Sequence[Buffer]) -> bool:

@@ -28,11 +28,14 @@ from pantheon.schema import FieldSpec, KnowledgeSchema
 from pantheon.wire import is_sealed, pack, unpack
 from pantheon.wire_fields import tensor_bytes
 from pantheon.wire_messages import describe
+from pantheon.wire_pieces import from_pieces, to_pieces
 from tests.fuzz import tree
 from tests.fuzz.octets import join, scramble, split
 from tests.fuzz.target import Target
 
 PREFIX, SEAL = 5, 8
+PIECE = 16
+"""Bytes of a piece: so few that payloads of short inputs have several."""
 IDS = np.arange(3)
 SCHEMA = KnowledgeSchema(
     (
@@ -64,10 +67,10 @@ MESSAGES: tuple[Message, ...] = (
 
 
 def read(data: bytes) -> None:
-    """Unpack a message; what was unpacked packs and unpacks to the same."""
-    message = unpack(split(data), 1 << 20)
+    """Unpack a message from pieces; what was unpacked packs and unpacks to the same."""
+    message = unpack(from_pieces(split(data), 1 << 20, PIECE), 1 << 20)
     body, payloads = describe(message)
-    again, same = describe(unpack(pack(message)))
+    again, same = describe(unpack(from_pieces(to_pieces(pack(message), PIECE), piece=PIECE)))
     assert again == body
     assert [bytes(p) for p in same] == [bytes(p) for p in payloads]
 
@@ -76,7 +79,7 @@ def mutate(data: bytes, rng: Random) -> bytes:
     """Change the header as a tree or as bytes, or the frames, or fit the frames to the header."""
     frames = split(data) or [b""]
     at = rng.randrange(len(frames))
-    match rng.randrange(8):
+    match rng.randrange(9):
         case 0:
             frames[at] = scramble(frames[at], rng)
         case 1:
@@ -85,9 +88,11 @@ def mutate(data: bytes, rng: Random) -> bytes:
             frames.insert(at, frames[rng.randrange(len(frames))])
         case 3:
             frames = fit(frames)
+        case 4:
+            frames = in_pieces(frames)
         case _:
             frames[0] = change_header(frames[0], rng)
-            frames = fit(frames) if rng.random() < 0.5 else frames
+            frames = in_pieces(fit(frames)) if rng.random() < 0.5 else frames
     return join(frames)
 
 
@@ -127,10 +132,15 @@ def fit(frames: list[bytes]) -> list[bytes]:
     ]
 
 
+def in_pieces(frames: list[bytes]) -> list[bytes]:
+    """The frames, long payloads in pieces."""
+    return [bytes(f) for f in to_pieces(frames, PIECE)]
+
+
 def seeds() -> list[bytes]:
     """Every message, as it is and sealed."""
     packed = [pack(m, sealed=sealed) for m in MESSAGES for sealed in (False, True)]
-    return [join([bytes(f) for f in frames]) for frames in packed]
+    return [join(in_pieces([bytes(f) for f in frames])) for frames in packed]
 
 
 TARGET = Target(
