@@ -154,6 +154,8 @@ class ZmqListener(Listener):
 
     def _read(self, first: zmq.Frame, rest: Iterator[zmq.Frame]) -> tuple[Peer, Message] | None:
         peer = first.bytes
+        if self._zap is not None and not self._permitted(peer, first):
+            return None
         if self._strikes.shut(peer):
             return None
         frames: Sequence[Buffer] = ()
@@ -163,8 +165,6 @@ class ZmqListener(Listener):
         except (ProtocolError, VersionMismatch) as error:
             # Pieces that do not fit together count as much as the largest of them.
             self._refuse(peer, error, memoryview(frames[0]).nbytes if frames else PIECE)
-            return None
-        if self._zap is not None and not self._permitted(peer, first):
             return None
         if peer not in self._peers:
             if peer in self._gone:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import socket
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+import zmq
 
-from pantheon.transport import Curve, listen, parse_address
-from pantheon.transport.keys import generate
+from pantheon.messages import Hello
+from pantheon.testing import expect_from, next_event
+from pantheon.transport import Curve, Lost, listen, parse_address
+from pantheon.transport.keys import client_keys, generate
+from pantheon.wire import pack
 
 MOST = (1 << 20) + 64
 """Bytes of the longest frame that a teacher takes."""
@@ -33,3 +38,28 @@ def test_a_stranger_that_claims_a_long_frame_is_cut_off_at_once(
             with suppress(ConnectionResetError):
                 while sock.recv(1024):
                     pass
+
+
+def test_what_a_client_says_whose_key_was_taken_away_is_neither_read_nor_answered(
+    tmp_path: Path,
+) -> None:
+    generate(tmp_path)
+    keys = client_keys(Curve(tmp_path))
+    with (
+        closing(listen("tcp://127.0.0.1:0", security=Curve(tmp_path))) as listener,
+        zmq.Context() as context,
+        context.socket(zmq.DEALER) as dealer,
+    ):
+        dealer.linger = 0
+        dealer.curve_serverkey, dealer.curve_publickey, dealer.curve_secretkey = keys
+        dealer.connect(listener.address)
+        dealer.send_multipart(pack(Hello("ann")))
+        peer = expect_from(listener, Hello)[0]
+        (tmp_path / "clients" / "student.key").unlink()
+        time.sleep(1.2)  # The list is looked at once a second.
+        for _ in range(20):
+            dealer.send_multipart([b"junk", b"more", b"of it"])
+        assert expect_from(listener, Lost)[0] == peer
+        assert next_event(listener, 0.5) is None
+        assert listener.malformed == 0
+        assert not dealer.poll(200)
