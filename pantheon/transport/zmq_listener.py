@@ -43,9 +43,13 @@ LINGER_S = 0.5
 
 BACKLOG = 512
 
-UNREAD = 1024
-"""Messages of a peer that may wait for us, or for it; far above what students keep in flight. More
-are left in the network, or not sent to who does not read."""
+UNREAD = 128
+"""Messages of a peer that may wait for us: as many requests as it may have in flight, and a Cancel
+of each. More are left in the network."""
+
+UNSENT = 1024
+"""Messages that may wait for a peer; far above its requests. More are not sent to who does not
+read."""
 
 SKIPPED = 64
 SKIPPED_S = 0.02
@@ -84,9 +88,8 @@ class ZmqListener(Listener):
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         set_options(self._socket, min(self._max_bytes, max(PIECE, MAX_HEADER)))
-        most = max(UNREAD, 4 * limits.max_in_flight)
-        self._socket.setsockopt(zmq.RCVHWM, most)
-        self._socket.setsockopt(zmq.SNDHWM, most)
+        self._socket.setsockopt(zmq.RCVHWM, max(UNREAD, 2 * limits.max_in_flight))
+        self._socket.setsockopt(zmq.SNDHWM, max(UNSENT, 4 * limits.max_in_flight))
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.BACKLOG, BACKLOG)
         self._zap: Zap | None = None

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 import zmq
 
-from pantheon.messages import Hello
+from pantheon.messages import Buffer, Hello, RawTensor, Score
 from pantheon.testing import expect_from, next_event
 from pantheon.transport import Curve, Lost, listen, parse_address
 from pantheon.transport.keys import client_keys, generate
+from pantheon.transport.zmq_listener import UNREAD
 from pantheon.wire import pack
 
 MOST = (1 << 20) + 64
@@ -63,3 +65,32 @@ def test_what_a_client_says_whose_key_was_taken_away_is_neither_read_nor_answere
         assert next_event(listener, 0.5) is None
         assert listener.malformed == 0
         assert not dealer.poll(200)
+
+
+NETWORK = 128
+"""Messages of 128 KiB that may be in the buffers of the system."""
+
+
+def test_of_a_flood_little_waits_for_a_busy_teacher_and_nothing_is_lost() -> None:
+    part = RawTensor("uint8", (1 << 15,), bytes(1 << 15))
+    inputs = dict.fromkeys("abcd", part)
+    with (
+        closing(listen("tcp://127.0.0.1:0")) as listener,
+        zmq.Context() as context,
+        context.socket(zmq.DEALER) as dealer,
+    ):
+        dealer.linger, dealer.sndhwm = 0, 1
+        dealer.connect(listener.address)
+        sent = flood(dealer, lambda number: pack(Score(number, inputs=inputs)))
+        # Messages are counted, not their frames.
+        assert UNREAD < sent < UNREAD + NETWORK
+        assert [expect_from(listener, Score)[1].request for _ in range(sent)] == [*range(sent)]
+
+
+def flood(sock: zmq.Socket[bytes], make: Callable[[int], list[Buffer]]) -> int:
+    """Send until nothing is taken for half a second; how many messages were."""
+    sent = 0
+    while sent < 2000 and sock.poll(500, zmq.POLLOUT):
+        sock.send_multipart(make(sent))
+        sent += 1
+    return sent
