@@ -9,7 +9,8 @@ import threading
 class Wake:
     """A self-pipe: `set` makes `fd` readable until `clear`.
 
-    `set` may be called from any thread and after `close`; everything else from the polling thread.
+    `set` may be called from any thread, from signal handlers and after `close`; everything else
+    from the polling thread.
 
     Example:
         >>> wake = Wake(); wake.set(); wake.set(); wake.clear(); wake.close()
@@ -19,7 +20,9 @@ class Wake:
         self.fd, self._write = os.pipe()
         os.set_blocking(self.fd, False)
         os.set_blocking(self._write, False)
-        self._lock = threading.Lock()
+        # Reentrant, as a signal handler may interrupt whoever holds it. So a handler's `set` runs
+        # between any two steps here: it may write once more, but none can be missed.
+        self._lock = threading.RLock()
         self._pending = False
         self._closed = False
 
@@ -34,8 +37,8 @@ class Wake:
         """Make `fd` unreadable; call it before looking at what was queued."""
         with self._lock:
             if self._pending and not self._closed:
-                self._pending = False
                 os.read(self.fd, 16)
+                self._pending = False
 
     def close(self) -> None:
         """Free both descriptors. Safe to call twice."""

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import select
+import signal
 import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 
 from pantheon.transport.inbox import Inbox
 from pantheon.transport.lookup import Lookup
@@ -62,3 +68,31 @@ def test_an_answer_after_close_is_dropped() -> None:
     lookup.ask(lambda: gate.wait(5))
     lookup.close()
     gate.set()
+
+
+@pytest.mark.timeout(10)
+def test_a_signal_handler_may_set_what_it_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    wake = Wake()
+    before = signal.signal(signal.SIGUSR1, lambda *_: wake.set())
+
+    def interrupted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            signal.raise_signal(signal.SIGUSR1)
+            done = call(*args)
+            signal.raise_signal(signal.SIGUSR1)
+            return done
+
+        return run
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", interrupted(os.write))
+            patch.setattr(os, "read", interrupted(os.read))
+            wake.set()
+            wake.clear()
+        assert not readable(wake.fd)
+        wake.set()
+        assert readable(wake.fd), "nothing that comes later is missed"
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        wake.close()
