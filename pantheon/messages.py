@@ -188,7 +188,8 @@ class Status:
         sessions: students connected now.
         queued, scoring: requests that wait, and that are being scored.
         unsent: bytes of replies that students have not taken yet.
-        stalled: models that nothing can answer, as all their workers die again and again.
+        stalled: models that nothing can answer, as all their workers die again and again, or
+            have died for good.
     """
 
     version: str

@@ -23,6 +23,7 @@ from pantheon.errors import (
 from pantheon.messages import Refused, Scored
 from pantheon.scorer import Scorer
 from teacher_server import trace
+from teacher_server.abandoning import Abandoned
 from teacher_server.jobs import Job
 
 logger = logging.getLogger(__name__)
@@ -36,22 +37,28 @@ def answer(scorer: Scorer, jobs: Sequence[Job], max_bytes: int) -> list[Scored |
 
     Returns:
         An answer for each request. An error is raised never: it becomes a `Refused`, of the
-        requests it belongs to alone.
+        requests it belongs to alone. A panic of a library in Rust is one, though no `Exception`.
     """
     try:
         parts = _score(scorer, jobs)
-    except PantheonError as error:
+        return [
+            _scored(scorer, job, own, max_bytes)
+            for job, own in zip(jobs, _split(scorer, jobs, parts), strict=True)
+        ]
+    except Abandoned:
+        raise
+    except BaseException as error:  # noqa: BLE001  # without an answer its students wait for ever
         if len(jobs) > 1:
             return [reply for job in jobs for reply in answer(scorer, [job], max_bytes)]
-        return [refusal(jobs[0], error)]
-    except Exception as error:
-        logger.exception("scoring failed", extra=trace.together(jobs))
-        message = f"the teacher failed: {type(error).__name__}: {error}"
-        return [Refused(job.score.request, "error", message) for job in jobs]
-    return [
-        _scored(scorer, job, own, max_bytes)
-        for job, own in zip(jobs, _split(scorer, jobs, parts), strict=True)
-    ]
+        return [_refused(jobs[0], error)]
+
+
+def _refused(job: Job, error: BaseException) -> Refused:
+    if isinstance(error, PantheonError):
+        return refusal(job, error)
+    logger.error("scoring failed", exc_info=error, extra=trace.together([job]))
+    message = f"the teacher failed: {type(error).__name__}: {error}"
+    return Refused(job.score.request, "error", message)
 
 
 def _score(scorer: Scorer, jobs: Sequence[Job]) -> list[Tensor]:

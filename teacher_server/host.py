@@ -98,7 +98,7 @@ class Host:
 
     @property
     def stalled(self) -> bool:
-        """Whether all workers died again and again; may be asked from any thread."""
+        """Whether no worker can answer any more, or for now; may be asked from any thread."""
         return all(worker.hopeless for worker in self.workers)
 
     def stats(self, now: float) -> ModelStats:
@@ -126,5 +126,5 @@ def _no_worker(job: Job) -> Refused:
     return Refused(
         job.score.request,
         "busy",
-        "the teacher's worker processes die again and again; its log says why",
+        "no worker of this teacher can answer now; its log says why",
     )

@@ -42,7 +42,7 @@ MODEL = {
         "Age of the oldest being scored, since it arrived.",
     ),
     "worker_restarts": (CounterMetricFamily, "restarts", "Worker processes started again."),
-    "stalled": (GaugeMetricFamily, "stalled", "1 while all its workers die again and again."),
+    "stalled": (GaugeMetricFamily, "stalled", "1 while none of its workers can answer."),
 }
 """By metric: its kind, the attribute of `ModelStats`, its help."""
 

@@ -21,12 +21,12 @@ from pantheon.probes import Health, Probes
 from pantheon.transport import Curve, Listener, Security, Tls, listen, parse_address
 from pantheon.transport.security import security_for
 from pantheon.transport.wake import Wake
+from teacher_server.abandoning import Abandoned, abandon
 from teacher_server.descriptors import raise_limit
 from teacher_server.engine import Engine
 from teacher_server.host import Host
 from teacher_server.metrics import TeacherCollector
 from teacher_server.stats import ServerStats
-from teacher_server.workers import Abandoned, abandon
 
 if TYPE_CHECKING:
     from teacher_server.teacher import Teacher

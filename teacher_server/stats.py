@@ -54,7 +54,7 @@ class ModelStats:
         queued, scoring: requests that wait, and that are being scored.
         oldest_queued, oldest_scoring: seconds since the oldest of them arrived.
         restarts: worker processes started again.
-        stalled: all its workers die again and again, so that nothing can answer.
+        stalled: all its workers die again and again, or have died for good: nothing can answer.
     """
 
     requests: int = 0

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
+import logging
 import math
 import queue
 import threading
@@ -16,13 +15,15 @@ from typing import Any
 from pantheon.messages import Refused, Scored
 from pantheon.scorer import Scorer
 from pantheon.transport.wake import Wake
+from teacher_server.abandoning import Abandoned, abandon
 from teacher_server.batching import answer
 from teacher_server.jobs import Job
 
+logger = logging.getLogger(__name__)
+
 Reply = Scored | Refused
 IDLE_JOIN_S = 0.05
-ABANDON_JOIN_S = 0.3
-"""Seconds an idle thread may take to end, and one that is scoring."""
+"""Seconds an idle thread may take to end."""
 
 AHEAD = 2
 """Batches a worker has: one it scores and one that waits, so that it never waits for us."""
@@ -102,16 +103,22 @@ class ThreadWorker(Worker):
         self._given: deque[list[Job]] = deque()
         # Seconds a row of the last forwards; the least of them, as others may use the cores too.
         self._paces: deque[float] = deque([math.inf], maxlen=4)
-        self._borrowed = False
+        self._borrowed = self._dead = False
         # A daemon: a forward cannot be interrupted, and the process must not wait for its end.
         self._thread = threading.Thread(target=self._run, name=f"pantheon-{name}", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        with contextlib.suppress(Abandoned):
+        try:
             while (jobs := self._todo.get()) is not None:
                 self._score(jobs)
                 self._wake.set()
+        except Abandoned:
+            return
+        except BaseException:  # whatever it is, nobody must wait for what it was given
+            logger.critical("%s ended; it answers no more", self._thread.name, exc_info=True)
+            self._dead = True
+            self._wake.set()
 
     def _score(self, jobs: list[Job]) -> None:
         start = time.perf_counter()
@@ -123,8 +130,13 @@ class ThreadWorker(Worker):
             self._paces.append(seconds / sum(job.rows for job in wanted))
 
     @property
+    def hopeless(self) -> bool:
+        """Whether its thread has died."""
+        return self._dead
+
+    @property
     def free(self) -> bool:
-        return len(self._given) < AHEAD and self.due is None
+        return len(self._given) < AHEAD and self.due is None and not self._dead
 
     def submit(self, jobs: Sequence[Job]) -> None:
         given = list(jobs)
@@ -154,6 +166,14 @@ class ThreadWorker(Worker):
     def jobs(self) -> list[Job]:
         return [job for batch in self._given.copy() for job in batch]
 
+    def lost(self) -> list[Job]:
+        if not self._dead:
+            return []
+        lost = self.jobs()
+        self._given.clear()
+        self.rows = 0
+        return lost
+
     def stop(self) -> None:
         """Let the thread end; a forward it is in is abandoned between two of its operations."""
         self._todo.put(None)
@@ -163,18 +183,3 @@ class ThreadWorker(Worker):
     @property
     def borrowed(self) -> bool:
         return self._borrowed
-
-
-class Abandoned(BaseException):
-    """Raised inside a forward whose answer nobody will get; no model's handler stops it."""
-
-
-def abandon(thread: threading.Thread) -> None:
-    """Have a thread leave the forward it is in between two of its operations, and wait a moment.
-
-    A thread that computes while the interpreter goes down aborts the process.
-    """
-    if thread.is_alive() and thread.ident is not None:
-        ident = ctypes.c_ulong(thread.ident)
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(Abandoned))
-        thread.join(ABANDON_JOIN_S)

@@ -34,11 +34,12 @@ from pantheon.messages import (
     Scored,
     Welcome,
 )
+from pantheon.probes import Health
 from pantheon.transport import Listener, Lost, listen
 from pantheon.transport.base import Peer
 from pantheon.transport.wake import Wake
 from pantheon.wire import pack, unpack
-from teacher_server import Server, Teacher, start
+from teacher_server import Server, Teacher, start, workers
 from teacher_server.engine import Engine
 from tests.integration.asking import Asking
 from tests.integration.models import SIZE, WIDTH, Augmented, Slow, Vectors, net
@@ -211,6 +212,54 @@ def test_a_failing_request_harms_no_other_that_shares_its_forward(
         assert word in refused[0].message
         assert "Traceback" not in refused[0].message
         assert len([a for a in answers if isinstance(a, Scored)]) == 19
+
+
+class Panic(BaseException):
+    """What a panic of a library in Rust is in Python: no `Exception`."""
+
+
+class Panicking(Vectors):
+    """Sample 13 cannot be read."""
+
+    def __getitem__(self, id: int) -> Any:
+        if id == 13:
+            raise Panic("called `Option::unwrap()` on a `None` value")
+        return super().__getitem__(id)
+
+
+def test_a_panic_of_a_library_is_refused_and_harms_no_other_request() -> None:
+    teacher = Teacher(torch.nn.Identity(), Panicking(), {"x": "float32"}, dataset_fingerprint="d")
+    with teacher.start("tcp://127.0.0.1:0") as server, Asking(server.addresses[0]) as student:
+        for request in range(20):
+            student.ask(request, [50 + request if request else 13, 20])
+        answers = [student.hear() for _ in range(20)]
+        (refused,) = [a for a in answers if isinstance(a, Refused)]
+        assert (refused.request, refused.code) == (0, "error")
+        assert "Panic: called `Option::unwrap()`" in refused.message
+        assert len(student.answer([1])["x"]) == 1
+        assert server.health().ready
+
+
+def test_a_teacher_whose_thread_has_died_says_so_and_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def die(*_: object) -> Any:
+        raise Panic("not even a refusal")
+
+    with echo().start("tcp://127.0.0.1:0") as server, Asking(server.addresses[0]) as student:
+        with monkeypatch.context() as patch:
+            patch.setattr(workers, "answer", die)
+            student.ask(1, [1])
+            student.ask(2, [2])
+            said = [student.hear() for _ in range(2)]
+        assert {(a.request, a.code) for a in said if isinstance(a, Refused)} == {
+            (1, "busy"),
+            (2, "busy"),
+        }
+        assert student.refusal([3]).code == "busy"
+        assert server.health() == Health(True, False, {"state": "no worker for "})
+        assert server.stats().models[""].stalled
+    assert "not even a refusal" in caplog.text
 
 
 def test_a_model_put_back_into_training_mode_is_refused_until_it_is_not() -> None:
