@@ -78,7 +78,7 @@ class Engine:
     # What other threads may call.
 
     def drain(self, seconds: float) -> None:
-        """Refuse new work, finish what was accepted within some seconds, and end."""
+        """Refuse new work, finish and send what was accepted within some seconds, and end."""
         self._commands.append(lambda: self._drain(seconds))
         self._wake.set()
 
@@ -196,8 +196,11 @@ class Engine:
     def _over(self) -> bool:
         if self._deadline is None:
             return False
+        if time.monotonic() >= self._deadline:
+            return True
+        # What is queued for a slow student is lost with the sockets.
         busy = any(session.jobs for session in self._sessions.values())
-        return not busy or time.monotonic() >= self._deadline
+        return not busy and self._unsent.all_sent()
 
     def _drain(self, seconds: float) -> None:
         end = time.monotonic() + seconds

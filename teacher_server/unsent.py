@@ -66,6 +66,12 @@ class Unsent:
             if self._held[owner] <= 0:
                 del self._held[owner]
 
+    def all_sent(self) -> bool:
+        """Whether the transport holds nothing more; while it does, `freed` will be called."""
+        self.waiting = True
+        self.settle()
+        return self.total == 0
+
     def ready(self, key: PeerKey) -> bool:
         """Whether a session may be answered now."""
         self.settle()

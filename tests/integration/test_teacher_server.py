@@ -25,6 +25,7 @@ from pantheon.dataset import Ids
 from pantheon.errors import ConfigError, DatasetError, ModelError, TransportError
 from pantheon.messages import (
     Cancel,
+    Goodbye,
     Heartbeat,
     Hello,
     Limits,
@@ -406,13 +407,9 @@ def deaf_student(address: str) -> Iterator[zmq.Socket[bytes]]:
 
 
 def test_a_student_that_does_not_read_stops_no_other_and_fills_no_memory() -> None:
-    rows = torch.zeros(64, 1 << 18)  # 1 MiB a sample
-    teacher = Teacher(
-        lambda ids: rows[: len(ids)] + 0, Ids(64), {"x": "float32"}, revision="1", batch_rows=4
-    )
     cap = 64 << 20
     with (
-        start({"": teacher}, "tcp://127.0.0.1:0", cap=cap) as server,
+        start({"": heavy()}, "tcp://127.0.0.1:0", cap=cap) as server,
         deaf_student(server.addresses[0]) as deaf,
         Asking(server.addresses[0]) as awake,
     ):
@@ -477,6 +474,47 @@ def test_draining_finishes_what_was_accepted_and_says_goodbye() -> None:
         assert [a.request for a in said if isinstance(a, Scored)] == [1, 2]
         assert "stops" in student.ended()
     server.stop()
+
+
+def heavy() -> Teacher:
+    """A MiB a sample."""
+    rows = torch.zeros(64, 1 << 18)
+    return Teacher(
+        lambda ids: rows[: len(ids)] + 0, Ids(64), {"x": "float32"}, revision="1", batch_rows=4
+    )
+
+
+def test_draining_waits_until_a_slow_student_has_taken_its_answers() -> None:
+    server = heavy().start("tcp://127.0.0.1:0")
+    with deaf_student(server.addresses[0]) as slow:
+        slow.send_multipart(pack(Hello("slow")))
+        for request in range(8):
+            slow.send_multipart(pack(Score(request, np.arange(4))))
+        while server.stats().requests < 8:
+            time.sleep(0.01)
+        assert server.stats().unsent > 16 << 20
+        before = time.monotonic()
+        server.request_stop(20)
+        time.sleep(2)
+        slow.setsockopt(zmq.RCVTIMEO, 10_000)
+        heard = (type(unpack(slow.recv_multipart())) for _ in itertools.count())
+        kinds = list(itertools.islice((k for k in heard if k is not Heartbeat), 10))
+        assert kinds == [Welcome] + [Scored] * 8 + [Goodbye]
+    server.wait()
+    assert time.monotonic() - before < 15, "it ends as soon as all is sent"
+
+
+def test_draining_waits_no_longer_for_a_student_that_takes_nothing() -> None:
+    server = heavy().start("tcp://127.0.0.1:0")
+    with deaf_student(server.addresses[0]) as deaf:
+        deaf.send_multipart(pack(Hello("deaf")))
+        for request in range(8):
+            deaf.send_multipart(pack(Score(request, np.arange(4))))
+        while server.stats().requests < 8:
+            time.sleep(0.01)
+        before = time.monotonic()
+        server.stop(1)
+        assert 1 <= time.monotonic() - before < 5
 
 
 def test_stopping_does_not_wait_for_a_long_forward() -> None:
