@@ -40,7 +40,7 @@ class KnownTeacher:
         uncached: samples it answered although it has a cache, as they were not there.
         missed: rows that were gone on without, as it could not be reached.
         verified, unverified: requests that two replicas answered, and that were chosen for it but
-            could not be asked twice.
+            were not answered twice.
         disagreements: of those verified, the ones answered differently.
         disagreement: the largest absolute difference among them.
     """

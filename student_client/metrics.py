@@ -56,7 +56,7 @@ TEACHER: Table = {
     "corrupt": (COUNTER, "corrupt", "Answers with a wrong checksum."),
     "missed_samples": (COUNTER, "missed", "Samples gone on without."),
     "verified": (COUNTER, "verified", "Requests that two replicas answered."),
-    "unverified": (COUNTER, "unverified", "Requests that could not be asked twice."),
+    "unverified": (COUNTER, "unverified", "Requests chosen for it that were not answered twice."),
     "disagreements": (COUNTER, "disagreements", "Verified requests answered differently."),
     "disagreement_max": (GAUGE, "disagreement", "Largest absolute difference among them."),
     "cached_samples": (COUNTER, "cached", "Samples read from the cache."),

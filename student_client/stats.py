@@ -54,7 +54,7 @@ class TeacherStats:
         corrupt: answers with a wrong checksum.
         missed: rows that were gone on without, as it could not be reached.
         verified, unverified: requests that two replicas answered, and that were chosen for it but
-            could not be asked twice.
+            were not answered twice.
         disagreements: of those verified, the ones answered differently.
         disagreement: the largest absolute difference among them.
         cached, cached_bytes: samples and coded bytes read from its cache; they count in `samples`

@@ -55,6 +55,7 @@ class _Open:
     request: Request
     first: Replica
     second: Replica
+    teacher: KnownTeacher
     parts: tuple[RawTensor, ...]
 
 
@@ -103,7 +104,7 @@ class Verifier:
             teacher.unverified += 1
             return False
         self.fleet.trace.asked_twice(second, number, assignment)
-        self._open[number] = _Open(assignment.lease, request, first, second, parts)
+        self._open[number] = _Open(assignment.lease, request, first, second, teacher, parts)
         return True
 
     def _asking(self, teacher: str) -> bool:
@@ -142,17 +143,18 @@ class Verifier:
             )
 
     def drop(self, replica: Replica, number: int | None = None) -> None:
-        """A replica left, or refused a second question: it stays unanswered."""
+        """A replica left, or refused a second question: it stays unanswered, and is so counted."""
         gone = [
             n
             for n, o in self._open.items()
             if (o.second is replica if number is None else n == number)
         ]
         for n in gone:
-            del self._open[n]
+            self._open.pop(n).teacher.unverified += 1
 
     def close(self) -> None:
         """Nobody waits any more."""
         for number, asked in self._open.items():
             asked.second.send(Cancel((number,)))
+            asked.teacher.unverified += 1
         self._open.clear()
