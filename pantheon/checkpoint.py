@@ -5,19 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pantheon import copies
 from pantheon.errors import DiskFullError, PantheonError, StoreError
-from pantheon.nested import checksum, pack, unpack
+from pantheon.nested import checksum, content, pack, unpack
 
 KEY = "pantheon.state"
 """The metadata entry that holds the JSON."""
@@ -27,6 +27,9 @@ SUM = "pantheon.xxh3_64"
 
 PARTIAL = ".partial"
 """How the names of files end that are being written."""
+
+BUFFER = 1 << 20
+"""Bytes of small tensors that are written together."""
 
 
 def save(path: str | os.PathLike[str], state: Mapping[Any, Any], *, keep: int = 1) -> str:
@@ -64,8 +67,7 @@ def save(path: str | os.PathLike[str], state: Mapping[Any, Any], *, keep: int = 
     with _refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            save_file(tensors, partial, {KEY: text, SUM: found})
-            _flush(partial)
+            _write(partial, content(tensors, {KEY: text, SUM: found}))
             copies.replace(partial, path, keep)
             _flush(path.parent)
         finally:
@@ -88,11 +90,22 @@ def _text(state: Mapping[Any, Any], tensors: dict[str, Tensor]) -> str:
         raise StoreError(f"the state cannot be written as JSON: {error}") from error
 
 
+def _write(path: Path, pieces: Iterable[bytes]) -> None:
+    """Make a file, and have its bytes on the disk."""
+    with open(path, "xb", buffering=BUFFER) as file:
+        for piece in pieces:
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def sweep(path: Path) -> None:
     """Remove what processes that were killed while they wrote to `path` have left."""
+    # All of the name, so that what is written beside it to `NAME.more` meanwhile is left alone.
+    left = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}(\.held)?{re.escape(PARTIAL)}")
     if path.parent.is_dir():
         for file in path.parent.iterdir():
-            if file.name.startswith(f".{path.name}.") and file.name.endswith(PARTIAL):
+            if left.fullmatch(file.name):
                 file.unlink(missing_ok=True)
 
 
@@ -111,7 +124,7 @@ def _refusals(path: Path) -> Iterator[None]:
 
 
 def _flush(path: Path) -> None:
-    """Have a file's bytes, or a folder's names, on the disk before what follows."""
+    """Have a folder's names on the disk before what follows."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)

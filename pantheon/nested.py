@@ -1,9 +1,10 @@
-"""Nested state as JSON beside named tensors, and back. No I/O."""
+"""Nested state as JSON beside named tensors, and back; the bytes of both as safetensors. No I/O."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,29 +14,27 @@ from torch.nn.parameter import is_lazy
 
 from pantheon.errors import StoreError
 
-DTYPES = frozenset(
-    {
-        torch.float64,
-        torch.float32,
-        torch.float16,
-        torch.bfloat16,
-        torch.float8_e4m3fn,
-        torch.float8_e4m3fnuz,
-        torch.float8_e5m2,
-        torch.float8_e5m2fnuz,
-        torch.int64,
-        torch.int32,
-        torch.int16,
-        torch.int8,
-        torch.uint64,
-        torch.uint32,
-        torch.uint16,
-        torch.uint8,
-        torch.bool,
-        torch.complex64,
-    }
-)
-"""What safetensors can carry."""
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+    torch.complex64: "C64",
+}
+"""What safetensors can carry, and its names for it."""
 
 
 def pack(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
@@ -126,6 +125,40 @@ def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     raise ValueError(f"unknown kind {kind!r}")
 
 
+def content(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[bytes]:
+    """The bytes of a safetensors file, piece by piece, so that no second copy of all is made.
+
+    Args:
+        tensors: contiguous ones on the CPU.
+
+    Example:
+        >>> from safetensors.torch import load
+        >>> load(b"".join(content({"x": torch.ones(2)}, {})))
+        {'x': tensor([1., 1.])}
+    """
+    # The widest dtype first, so that every tensor is aligned to its items.
+    names = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    start = 0
+    for name in names:
+        tensor = tensors[name]
+        stop = start + tensor.nbytes
+        entry = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape)}
+        header[name] = entry | {"data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in names:
+        if tensors[name].numel():
+            yield _bytes(tensors[name])
+
+
+def _bytes(tensor: Tensor) -> Any:
+    """A tensor's bytes, without a copy."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
 def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
     """xxh3_64 of a text and of the names, dtypes, shapes and bytes of tensors, in hexadecimal.
 
@@ -137,5 +170,5 @@ def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
         tensor = tensors[name]
         state.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         if tensor.numel():
-            state.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            state.update(_bytes(tensor))
     return str(state.hexdigest())

@@ -5,6 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
+import sys
+import time
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,10 +17,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pantheon import checkpoint, copies
+from pantheon import checkpoint, copies, nested
 from pantheon.errors import DiskFullError, StoreError
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
@@ -160,7 +164,7 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monk
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(DiskFullError, match="the previous checkpoint is kept"):
         checkpoint.save(path, {"step": 2})
     assert checkpoint.load(path) == {"step": 1}
@@ -222,13 +226,77 @@ def test_a_folder_or_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     assert sorted(f.name for f in tmp_path.iterdir()) == ["file", "state"]
 
 
-def test_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
+def test_what_killed_writers_left_is_swept_and_nothing_of_their_neighbours(tmp_path: Path) -> None:
     path = tmp_path / "state"
-    for name in (".state.12ab.partial", ".state.b.safetensors", ".other.12ab.partial"):
+    ours = (".state.12ab34cd.partial", ".state.12ab34cd.held.partial")
+    others = (
+        ".other.12ab34cd.partial",
+        ".state.b.12ab34cd.partial",
+        ".state.12ab34cd.12ab34cd.partial",
+        ".state.b.safetensors",
+        ".state.notes.partial",
+    )
+    for name in ours + others:
         (tmp_path / name).touch()
     checkpoint.sweep(path)
-    names = sorted(f.name for f in tmp_path.iterdir())
-    assert names == [".other.12ab.partial", ".state.b.safetensors"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == sorted(others)
+
+
+SAVES = """
+import sys
+from pathlib import Path
+import torch
+from pantheon import checkpoint
+
+while True:
+    checkpoint.save(Path(sys.argv[1]), {"x": torch.ones(1 << 24)})
+"""
+
+
+def test_a_process_killed_while_it_writes_leaves_nothing_that_the_next_does_not_remove(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", SAVES, path]) as writer:
+        while not (left := [file for file in tmp_path.iterdir() if file != path]):
+            time.sleep(0.0005)
+        writer.kill()
+    assert left
+    checkpoint.sweep(path)
+    assert [file for file in tmp_path.iterdir() if file != path] == []
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_a_file_may_be_read_by_whom_the_umask_lets(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        checkpoint.save(tmp_path / "state", {"x": torch.ones(1)})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "state").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_the_safetensors_library_reads_a_checkpoint(tmp_path: Path) -> None:
+    tensors = {f"{i}": t.detach().contiguous() for i, t in enumerate(TENSORS.values())}
+    checkpoint.save(tmp_path / "state", tensors)
+    found = load_file(tmp_path / "state")
+    assert sorted(found) == sorted(f"state.{name}" for name in tensors)
+    for name, tensor in tensors.items():
+        assert str(found[f"state.{name}"]) == str(tensor.resolve_conj().resolve_neg())
+    size = int.from_bytes((tmp_path / "state").read_bytes()[:8], "little")
+    header = json.loads((tmp_path / "state").read_bytes()[8 : 8 + size])
+    del header["__metadata__"]
+    for name, entry in header.items():
+        assert (8 + size + entry["data_offsets"][0]) % found[name].itemsize == 0
+
+
+def test_a_large_state_is_written_without_a_second_copy_in_memory() -> None:
+    pieces = nested.content({"x": torch.zeros(1 << 20), "y": torch.zeros(1 << 20)}, {})
+    tracemalloc.start()
+    assert sum(map(len, pieces)) > 1 << 23
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 16
 
 
 def test_a_file_that_is_replaced_while_it_is_read_stays_one_file(

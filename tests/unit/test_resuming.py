@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -277,7 +278,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
         def refuse(*_: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        full.setattr(checkpoint, "save_file", refuse)
+        full.setattr(os, "fsync", refuse)
         with pytest.raises(DiskFullError):
             saved.step()
     assert saved_steps(path) == [3, 2]
