@@ -25,6 +25,9 @@ KEY = "pantheon.state"
 SUM = "pantheon.xxh3_64"
 """The metadata entry that holds the checksum of the JSON and of all tensors."""
 
+NAME = "pantheon.name"
+"""The metadata entry that holds the name of the file that was written to."""
+
 PARTIAL = ".partial"
 """How the names of files end that are being written."""
 
@@ -48,6 +51,7 @@ def save(path: str | os.PathLike[str], state: Mapping[Any, Any], *, keep: int = 
         The checksum, which `label` reads too.
 
     Raises:
+        ConfigError: the path is a URL.
         StoreError: a value of another type, with where it is; or the disk refuses.
         DiskFullError: no space left; the old file is still there.
 
@@ -67,7 +71,7 @@ def save(path: str | os.PathLike[str], state: Mapping[Any, Any], *, keep: int = 
     with _refusals(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _write(partial, content(tensors, {KEY: text, SUM: found}))
+            _write(partial, content(tensors, {KEY: text, SUM: found, NAME: path.name}))
             copies.replace(partial, path, keep)
             _flush(path.parent)
         finally:
@@ -76,8 +80,12 @@ def save(path: str | os.PathLike[str], state: Mapping[Any, Any], *, keep: int = 
 
 
 def aim(path: str | os.PathLike[str]) -> Path:
-    """The file itself, where `path` is a link to it: a rename would replace the link."""
-    path = Path(path)
+    """The file itself, where `path` is a link to it: a rename would replace the link.
+
+    Raises:
+        ConfigError: the path is a URL.
+    """
+    path = copies.local(path)
     return path.resolve() if path.is_symlink() else path
 
 
@@ -177,6 +185,33 @@ def label(path: str | os.PathLike[str]) -> str | None:
     except (OSError, SafetensorError):
         return None
     return found
+
+
+def theirs(file: Path, path: Path) -> bool:
+    """Whether a file that is named like a copy of `path` was written to another name.
+
+    ``fold.3`` may be the fourth file of ``fold``, or the first of a run of its own. What does not
+    say is taken for a copy.
+    """
+    try:
+        with safe_open(file, framework="pt") as found:
+            metadata = found.metadata() or {}
+    except (OSError, SafetensorError):
+        return False
+    return bool(metadata.get(NAME, path.name) != path.name)
+
+
+def ages(path: Path) -> list[int]:
+    """How many saves ago the files of `path` were written, 0 for itself, the youngest first."""
+    every = copies.ages(path)
+    return [age for age in every if not (age and theirs(copies.older(path, age), path))]
+
+
+def forget(path: Path, first: int) -> None:
+    """Remove the files of `path` from the age `first` on."""
+    for age in ages(path):
+        if age >= first:
+            copies.older(path, age).unlink(missing_ok=True)
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Tensor]]:

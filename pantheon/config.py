@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -20,7 +21,7 @@ from pydantic import (
 from pydantic.types import PositiveFloat, PositiveInt
 from pydantic_core import ErrorDetails
 
-from pantheon import marked_yaml
+from pantheon import copies, marked_yaml
 from pantheon.codec.names import parse_name
 from pantheon.errors import ConfigError
 from pantheon.marked_yaml import Place
@@ -41,6 +42,11 @@ def _codec(name: str) -> str:
 
 CodecSpelling = Annotated[str, AfterValidator(_codec)]
 """A codec by its name, such as ``float16`` or ``topk:64``."""
+
+
+def _local(path: Any) -> Any:
+    """What was written, unless it is a URL, which a path would be made of."""
+    return copies.local(path) if isinstance(path, str) else path
 
 
 class Section(BaseModel):
@@ -179,7 +185,7 @@ class LossConfig(Section):
 class CheckpointConfig(Section):
     """Where a training's state is kept, in how many files, and after how many steps."""
 
-    path: Path
+    path: Annotated[Path, BeforeValidator(_local)]
     every: PositiveInt | None = None
     keep: PositiveInt = 2
 

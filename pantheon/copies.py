@@ -1,4 +1,4 @@
-"""Older copies of a file beside it: ``PATH.1`` the youngest, ``PATH.2``, and so on."""
+"""A file on this machine, and older copies beside it: ``PATH.1`` the youngest, and so on."""
 
 from __future__ import annotations
 
@@ -6,8 +6,27 @@ import errno
 import os
 from pathlib import Path
 
+from pantheon.errors import ConfigError
+
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 """What file systems without hard links say."""
+
+
+def local(path: str | os.PathLike[str]) -> Path:
+    """A path as it was given, if it is none of another machine.
+
+    Raises:
+        ConfigError: it is a URL, which would stand for a folder ``s3:`` here.
+
+    >>> local("runs/run.safetensors").name
+    'run.safetensors'
+    """
+    if "://" in os.fspath(path):
+        raise ConfigError(
+            f"the checkpoint {os.fspath(path)!r} is a URL; expected a path of a local or mounted "
+            "file system, where a rename is atomic: write there, and copy the file on"
+        )
+    return Path(path)
 
 
 def older(path: Path, age: int) -> Path:
@@ -20,7 +39,7 @@ def older(path: Path, age: int) -> Path:
 
 
 def ages(path: Path) -> list[int]:
-    """The ages of the files there are, 0 for `path` itself, the youngest first.
+    """The ages of the files there are by their names, 0 for `path` itself, the youngest first.
 
     >>> ages(Path("/nowhere/run.safetensors"))
     []
@@ -75,10 +94,3 @@ def _shift(path: Path, keep: int) -> None:
     for age in range(keep - 2, 0, -1):
         if older(path, age).exists():
             os.replace(older(path, age), older(path, age + 1))
-
-
-def forget(path: Path, first: int) -> None:
-    """Remove the copies from the age `first` on."""
-    for age in ages(path):
-        if age >= first:
-            older(path, age).unlink(missing_ok=True)

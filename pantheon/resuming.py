@@ -48,7 +48,7 @@ class Checkpoint:
         random_restored: whether `resume` has restored this rank's random states.
 
     Raises:
-        ConfigError: a part without `state_dict`, or a number below 1.
+        ConfigError: a part without `state_dict`, a URL as the path, or a number below 1.
 
     Example:
         >>> import tempfile
@@ -143,11 +143,18 @@ class Checkpoint:
             self._seen = checkpoint.label(self.path) or ""
             raise
         self._begun = self._swept = self._whole = True
-        copies.forget(self.path, self.keep)
+        checkpoint.forget(self.path, self.keep)
 
     def _check_ours(self) -> None:
         """Write over nothing but what this run has read or written."""
-        if not self._begun and copies.ages(self.path):
+        for age in range(1, self.keep):
+            file = copies.older(self.path, age)
+            if checkpoint.theirs(file, self.path):
+                raise StoreError(
+                    f"{file}, where an older file of {self.path} belongs, is another run's "
+                    "checkpoint; give one of them another path"
+                )
+        if not self._begun and checkpoint.ages(self.path):
             raise StoreError(
                 f"there is a checkpoint at {self.path} already, and this run has not begun from "
                 "it; call resume() before training to go on from it, or discard() to start anew"
@@ -163,7 +170,7 @@ class Checkpoint:
     def discard(self) -> None:
         """Remove all files of this checkpoint, so that training starts anew; all ranks call it."""
         if self.ranks.first:
-            copies.forget(self.path, 0)
+            checkpoint.forget(self.path, 0)
         self._begun, self._whole, self._seen, self.steps = True, False, "", 0
 
     def resume(self) -> bool:
@@ -192,7 +199,7 @@ class Checkpoint:
     def _newest(self) -> _Found | None:
         """The newest file that is whole."""
         refused: StoreError | None = None
-        for age in copies.ages(self.path):
+        for age in checkpoint.ages(self.path):
             file = copies.older(self.path, age)
             try:
                 state, label = checkpoint.load_labelled(file)

@@ -8,12 +8,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pantheon import copies
 from pantheon.errors import ConfigError, ResumeMismatch
 from pantheon.objective import call_student
 from pantheon.ranks import Ranks
@@ -109,7 +109,7 @@ class Training:
             `pantheon.sequence`.
 
     Raises:
-        ConfigError: from `run`, when the loss of an epoch is not finite.
+        ConfigError: the path is a URL; from `run`, when the loss of an epoch is not finite.
         ResumeMismatch: from `run`, when the ranks stand at different steps.
     """
 
@@ -134,7 +134,7 @@ class Training:
         self.model, self.stream, self.objective = model, stream, objective
         self.optimizer, self.scheduler = optimizer, scheduler
         self.epochs, self.evaluate = epochs, evaluate
-        self.path, self.every = None if path is None else Path(path), every
+        self.path, self.every = None if path is None else copies.local(path), every
         self.keep = keep
         self._checkpoint: Checkpoint | None = None
         self.on_step, self.on_epoch = on_step, on_epoch

@@ -181,7 +181,7 @@ def test_older_files_are_kept(tmp_path: Path) -> None:
     for step in range(6):
         checkpoint.save(path, {"step": step}, keep=3)
         assert steps(path) == list(range(step, -1, -1))[:3]
-    copies.forget(path, 2)
+    checkpoint.forget(path, 2)
     assert steps(path) == [5, 4]
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -191,7 +191,7 @@ def test_other_files_of_a_like_name_are_no_copies(tmp_path: Path) -> None:
     for name in ("state.01", "state.x", "state.-1", "state.1.bak", "astate.1", "state."):
         (tmp_path / name).write_text("other")
     assert copies.ages(path) == []
-    copies.forget(path, 0)
+    checkpoint.forget(path, 0)
     assert len(list(tmp_path.iterdir())) == 6
 
 

@@ -166,3 +166,11 @@ def test_every_key_is_documented(kind: type[Section]) -> None:
     page = Path(__file__).parents[2] / "docs" / "configuration.md"
     documented = set(re.findall(r"`(\w+)`", page.read_text(encoding="utf-8")))
     assert {info.alias or name for name, info in kind.model_fields.items()} <= documented
+
+
+def test_a_checkpoint_at_a_url_is_refused_with_its_line(tmp_path: Path) -> None:
+    said = fault(
+        tmp_path, f"{STUDENT}checkpoint: {{path: 's3://bucket/run.safetensors'}}\n", StudentConfig
+    )
+    assert said.startswith("file.yaml:18: checkpoint.path: the checkpoint 's3://bucket/run")
+    assert "is a URL; expected a path of a local or mounted file system" in said

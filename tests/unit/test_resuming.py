@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -303,3 +305,49 @@ def test_a_replaced_numpy_generator_is_refused(tmp_path: Path) -> None:
             Checkpoint(tmp_path / "run", model=nn.Linear(1, 1)).save()
     finally:
         np.random.set_bit_generator(before)
+
+
+def test_a_url_is_refused_at_once_and_no_folder_is_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="'s3://bucket/run' is a URL; expected a path of a local"):
+        Checkpoint("s3://bucket/run", model=nn.Linear(1, 1))
+    with pytest.raises(ConfigError, match="'memory://run' is a URL"):
+        checkpoint.save("memory://run", {"step": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_whose_names_look_like_copies_of_one_another_stay_apart(tmp_path: Path) -> None:
+    filled(tmp_path / "fold.3", steps=2)
+    one = Checkpoint(tmp_path / "fold", every=1, model=nn.Linear(2, 1))
+    assert not one.resume()
+    for _ in range(3):
+        one.step()
+    one.discard()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["fold.3", "fold.3.1"]
+    assert saved_steps(tmp_path / "fold.3") == [2, 1]
+
+
+def test_another_runs_checkpoint_in_the_place_of_a_copy_is_not_written_over(tmp_path: Path) -> None:
+    filled(tmp_path / "fold.1", steps=2)
+    one = Checkpoint(tmp_path / "fold", every=1, model=nn.Linear(2, 1))
+    with pytest.raises(StoreError, match=r"fold\.1, where an older file of .*fold belongs, is ano"):
+        one.step()
+    assert saved_steps(tmp_path / "fold.1") == [2, 1]
+    assert not (tmp_path / "fold").exists()
+
+
+def test_copies_that_do_not_say_whose_they_are_are_the_runs_own(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    filled(path)
+    for age in (0, 1):
+        file = copies.older(path, age)
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata()
+        del metadata[checkpoint.NAME]
+        save_file(load_file(file), file, metadata)
+    path.unlink()
+    saved = Checkpoint(path, every=1, model=nn.Linear(2, 1))
+    assert saved.resume()
+    assert saved.steps == 2
