@@ -175,7 +175,7 @@ class KnowledgeLoader:
         self._online = frozenset(n for n, given in teachers.items() if kind_of(given) == "online")
         self._settled: Settled | None = None
         self._size = own.size
-        self._position = Position()
+        self._position, self._origin = Position(), saved.Origin()
         self._totals = Totals()
         self._meter = Meter(self._fleet, self._totals, self._position)
         self._live: weakref.ref[Iteration] | None = None
@@ -223,6 +223,7 @@ class KnowledgeLoader:
                 if self._ids is not None:
                     check_range(self._ids, self._size)
                 self._itinerary = self._itinerary_of(self._size)
+            self._origin.check(self._found(), self._stated())
             self._settled = Settled.after(
                 self._fleet, self._merges, self._itinerary, self._reader, self._options
             )
@@ -295,19 +296,41 @@ class KnowledgeLoader:
         """Where the loader stands: what was yielded counts, not what was fetched ahead.
 
         The values go into JSON: ``epoch``, ``position`` (rows of all ranks, padding included) and
-        what fixes the sequence of ids. It may be loaded with another number of ranks.
+        what fixes the sequence of ids; ``dataset`` (its fingerprint) and ``teachers`` (revisions by
+        name), as far as they are known. It may be loaded with another number of ranks.
         """
-        return saved.save(self._run(), self._position.epoch, self._position.steps)
+        run, at, found = self._run(), self._position, self._found()
+        known = {n: r for n, r in self._origin.teachers.items() if n in self._fleet.agreements}
+        origin = saved.Origin(found.dataset or self._origin.dataset, known | dict(found.teachers))
+        return saved.save(run, at.epoch, at.steps, origin)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Have the next ``iter()`` go on after the last batch that `state` counts.
 
+        A teacher may be replaced on purpose: with the new revision in `revision`, a state that has
+        learned from another one is gone on with, and the log says so.
+
         Raises:
-            ResumeMismatch: the state is of another sequence of ids; says what differs.
+            ResumeMismatch: the state is of another sequence of ids, dataset, or revision of a
+                teacher; says what differs. While teachers have not answered yet, ``iter()`` raises.
         """
         epoch, steps = saved.restore(state, self._run(), self._options.world)
+        origin = saved.Origin.of(state)
+        origin.check(self._found(), self._stated())
+        self._origin = origin
         self._abandon("a state was loaded into this loader; call iter() again")
         self._position.restore(epoch, steps)
+
+    def _found(self) -> saved.Origin:
+        """The dataset and the teachers there are, as far as they have been heard of."""
+        heard = {n: a for n, a in self._fleet.agreements.items() if a.first}
+        told = (a.first.dataset for a in heard.values() if a.first and a.first.dataset)
+        revisions = {n: a.first.revision or a.stated for n, a in heard.items() if a.first}
+        dataset = self._own.fingerprint or next(told, None)
+        return saved.Origin(dataset, {n: r for n, r in revisions.items() if r})
+
+    def _stated(self) -> dict[str, str | None]:
+        return {n: a.stated for n, a in self._fleet.agreements.items()}
 
     def _run(self) -> saved.Run:
         itinerary = self._itinerary or self._settle()[1]

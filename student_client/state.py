@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from pantheon.errors import ResumeMismatch
+
+logger = logging.getLogger(__name__)
 
 VERSION = 1
 
@@ -35,6 +38,64 @@ class Run:
     views: int
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where what was learned came from, as far as it is known.
+
+    Args:
+        dataset: its fingerprint; None where it is not known.
+        teachers: the revision of each teacher that is known.
+    """
+
+    dataset: str | None = None
+    teachers: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Origin:
+        """What a saved state says; nothing where it says nothing.
+
+        Raises:
+            ResumeMismatch: the state was altered.
+        """
+        dataset, teachers = state.get("dataset"), state.get("teachers", {})
+        told = isinstance(teachers, Mapping) and all(
+            isinstance(text, str) for text in (*teachers, *teachers.values())
+        )
+        if not told or not isinstance(dataset, str | None):
+            raise ResumeMismatch(
+                f"the saved loader state has dataset {dataset!r:.80} and teachers "
+                f"{teachers!r:.80}; expected a fingerprint and revisions by name: it was altered"
+            )
+        return cls(dataset, dict(teachers))
+
+    def check(self, found: Origin, stated: Mapping[str, str | None]) -> None:
+        """Make sure that what is `found` now is what this state has learned from.
+
+        Args:
+            stated: the revisions that the user asks for; going on with those is deliberate.
+
+        Raises:
+            ResumeMismatch: another dataset, or another revision of a teacher; names both.
+        """
+        if None not in (self.dataset, found.dataset) and self.dataset != found.dataset:
+            raise ResumeMismatch(
+                f"the saved loader state has learned from a dataset with fingerprint "
+                f"{self.dataset}, this loader has one with {found.dataset}; resume with the same "
+                "samples, or start a new run without the state"
+            )
+        for name, before in self.teachers.items():
+            now = found.teachers.get(name, before)
+            if now == before:
+                continue
+            if stated.get(name) != now:
+                raise ResumeMismatch(
+                    f"the saved loader state has learned from revision {before} of teacher "
+                    f"{name!r}, which has {now} now; serve those weights again, or, to go on with "
+                    f"the others on purpose, ask for revision={{{name!r}: {now!r}}}"
+                )
+            logger.warning("going on with revision %s of teacher %r after %s", now, name, before)
+
+
 def ids_fingerprint(ids: NDArray[np.int64] | None) -> str | None:
     """xxh3_64 of the chosen ids in order, 16 hexadecimal digits; None for all.
 
@@ -46,13 +107,13 @@ def ids_fingerprint(ids: NDArray[np.int64] | None) -> str | None:
     return str(xxhash.xxh3_64_hexdigest(np.ascontiguousarray(ids, dtype="<i8").tobytes()))
 
 
-def save(run: Run, epoch: int, steps: int) -> dict[str, Any]:
+def save(run: Run, epoch: int, steps: int, origin: Origin | None = None) -> dict[str, Any]:
     """The state after `steps` yielded steps of an epoch; JSON can hold it.
 
     ``position`` counts rows of all ranks, padding included.
     """
     position = {"epoch": epoch, "position": steps * run.global_batch}
-    return {"version": VERSION} | position | asdict(run)
+    return {"version": VERSION} | position | asdict(run) | asdict(origin or Origin())
 
 
 def restore(state: Mapping[str, Any], run: Run, world: int) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pantheon import Checkpoint
+from pantheon.errors import ResumeMismatch
 from student_client import KnowledgeLoader
 from teacher_server import Teacher
 
@@ -110,3 +111,56 @@ def test_a_loop_goes_on_after_every_step_with_the_same_ids_and_weights(
         again.learn(lambda: None)
         assert again.ids == whole.ids[done:], done
         assert again.weights() == whole.weights(), done
+
+
+class Twice:
+    """A run that may meet another teacher, or other samples, when it is started again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def steps(self, count: int, samples: torch.Tensor, weights: int, **options: Any) -> str:
+        """Learn for so many steps; the teacher's revision."""
+        torch.manual_seed(weights)
+        teacher = Teacher(nn.Linear(6, 4), samples)
+        with KnowledgeLoader(samples, BATCH, teachers={"t": teacher}, **options) as loader:
+            saved = Checkpoint(self.path, every=1, loader=loader)
+            saved.resume()
+            for _, _ in zip(range(count), loader, strict=False):
+                saved.step()
+            return str(loader.state_dict()["teachers"]["t"])
+
+
+def test_a_run_goes_on_with_no_other_revision_of_its_teacher_unless_asked_to(
+    tmp_path: Path, samples: torch.Tensor
+) -> None:
+    run = Twice(tmp_path / "run")
+    old = run.steps(2, samples, weights=1)
+    assert run.steps(1, samples, weights=1) == old
+    with pytest.raises(ResumeMismatch, match=f"revision {old} of teacher 't', which has") as caught:
+        run.steps(1, samples, weights=2)
+    new = str(caught.value).split("'")[-2]
+    assert new not in (old, "")
+    assert run.steps(1, samples, weights=2, revision={"t": new}) == new
+    with pytest.raises(ResumeMismatch, match=f"revision {new} of teacher 't', which has {old}"):
+        run.steps(1, samples, weights=1)
+
+
+def test_a_run_goes_on_with_no_other_samples(tmp_path: Path, samples: torch.Tensor) -> None:
+    run = Twice(tmp_path / "run")
+    run.steps(2, samples, weights=1)
+    with pytest.raises(ResumeMismatch, match=r"from a dataset with fingerprint .* one with "):
+        run.steps(1, samples + 1, weights=1)
+
+
+def test_what_was_learned_from_stays_in_a_state_that_is_saved_before_teachers_answer(
+    samples: torch.Tensor, address: str
+) -> None:
+    teachers = {"t": address}
+    with KnowledgeLoader(samples, BATCH, teachers=teachers) as loader:
+        next(iter(loader))
+        state = loader.state_dict()
+    with KnowledgeLoader(samples, BATCH, teachers=teachers) as loader:
+        assert loader.state_dict()["teachers"] == {}
+        loader.load_state_dict(state)
+        assert loader.state_dict() == state

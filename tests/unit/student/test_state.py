@@ -11,7 +11,7 @@ import pytest
 
 from pantheon.errors import ResumeMismatch
 from student_client.position import Position
-from student_client.state import Run, ids_fingerprint, restore, save
+from student_client.state import Origin, Run, ids_fingerprint, restore, save
 
 RUN = Run(global_batch=8, seed=3, shuffle=True, size=100, ids=None, drop_last=False, views=0)
 
@@ -107,3 +107,50 @@ def test_an_epoch_set_meanwhile_does_not_move_the_one_that_is_read() -> None:
     assert (at.epoch, at.steps) == (0, 1)
     at.finish()
     assert at.begin() == (9, 0)
+
+
+ORIGIN = Origin("d1", {"a": "r1", "b": "r2"})
+
+
+def test_what_was_learned_from_goes_through_json_with_the_state() -> None:
+    state = json.loads(json.dumps(save(RUN, 0, 1, ORIGIN)))
+    assert Origin.of(state) == ORIGIN
+    assert restore(state, RUN, 1) == (0, 1)
+
+
+def test_a_state_that_does_not_say_what_it_has_learned_from_still_loads() -> None:
+    state = save(RUN, 0, 1)
+    del state["dataset"], state["teachers"]
+    assert Origin.of(state) == Origin()
+    Origin.of(state).check(ORIGIN, {})
+    ORIGIN.check(Origin(), {})
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (Origin("d2", ORIGIN.teachers), "fingerprint d1, this loader has one with d2"),
+        (Origin("d1", {"b": "r3"}), "revision r2 of teacher 'b', which has r3 now"),
+        (Origin(None, {"a": "r2", "b": "r2"}), r"ask for revision=\{'a': 'r2'\}"),
+    ],
+)
+def test_another_dataset_or_revision_is_refused_and_both_are_named(
+    found: Origin, says: str
+) -> None:
+    ORIGIN.check(ORIGIN, {})
+    with pytest.raises(ResumeMismatch, match=says):
+        ORIGIN.check(found, {"a": "r1", "b": None})
+
+
+def test_a_revision_that_is_asked_for_is_gone_on_with_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ORIGIN.check(Origin("d1", {"a": "r1", "b": "r3"}), {"a": None, "b": "r3"})
+    (record,) = caplog.records
+    assert record.message == "going on with revision r3 of teacher 'b' after r2"
+
+
+@pytest.mark.parametrize("change", [{"dataset": 3}, {"teachers": ["a"]}, {"teachers": {"a": 1}}])
+def test_an_altered_origin_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ResumeMismatch, match="it was altered"):
+        Origin.of(save(RUN, 0, 1, ORIGIN) | change)
