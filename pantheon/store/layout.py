@@ -190,8 +190,8 @@ def stated_rows(wire: Mapping[str, Any], tensor: str, name: str, most: int) -> i
         raise ShardError(f"{name}: the header has no tensor {tensor!r} with rows")
     if not 0 <= shape[0] <= most:
         raise ShardError(
-            f"{name}: the header states {quoted(shape[0])} rows of {tensor!r}; the file has room "
-            f"for {most}: it was cut short or altered"
+            f"{name}: the header states {quoted(shape[0])} rows of {tensor!r}; a shard of its "
+            f"size has at most {most}: it was cut short or altered"
         )
     return int(shape[0])
 

@@ -20,6 +20,8 @@ from pantheon.store.sealed import seal, unseal
 MANIFEST = "manifest.json"
 PAIR = 16
 """Bytes of an id and a view, the least that a row takes."""
+MAX_ROWS = 1 << 26
+"""Rows of a shard at most: a file's size alone bounds nothing, as it may be sparse."""
 MAX_RUNS = 256
 """A shard of more runs than this is listed without them; its pairs are read from the shard."""
 MAX_MANIFEST = 1 << 28
@@ -139,8 +141,9 @@ class Entry:
             f"an entry names the shard {quoted(name)}",
         )
         _require(
-            _whole([rows, size], 2) and 0 < rows <= size // PAIR,
-            f"{quoted(name)} has {quoted(rows)} rows and {quoted(size)} bytes",
+            _whole([rows, size], 2) and 0 < rows <= min(size // PAIR, MAX_ROWS),
+            f"{quoted(name)} has {quoted(rows)} rows and {quoted(size)} bytes; expected 1 to "
+            f"{MAX_ROWS} rows of at least {PAIR} bytes",
         )
         hashes = [wire.get(k) for k in ("xxh3_64", "pairs")]
         _require(

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from pantheon.buffers import dtype_name, to_raw
 from pantheon.codec.parts import PartSpec, check_parts, schema_parts
-from pantheon.errors import SchemaError
+from pantheon.errors import ConfigError, SchemaError
 from pantheon.messages import Buffer
 from pantheon.schema import KnowledgeSchema
 from pantheon.store.layout import BLOCK, plan, ragged, stored_parts
-from pantheon.store.manifest import MAX_RUNS, DumpInfo, Entry
+from pantheon.store.manifest import MAX_ROWS, MAX_RUNS, DumpInfo, Entry
 from pantheon.store.pairs import Ids, digest, require_sorted, runs
 
 
@@ -47,8 +47,12 @@ def pack(info: DumpInfo, ids: Ids, views: Ids, scored: Sequence[Sequence[Tensor]
 
     Raises:
         SchemaError: parts that do not fit the schema or the number of pairs.
-        ConfigError: pairs out of order.
+        ConfigError: pairs out of order, or too many for one shard.
     """
+    if len(ids) > MAX_ROWS:
+        raise ConfigError(
+            f"a shard would have {len(ids)} rows; expected at most {MAX_ROWS}: lower shard_rows"
+        )
     require_sorted(ids, views)
     columns = _columns(info.schema, len(ids), scored)
     stored = stored_parts(info.schema)

@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from pantheon.errors import ConfigError
+from pantheon.errors import ConfigError, ShardError
 
 Ids = NDArray[np.int64]
 Run = tuple[int, int, int]
@@ -91,14 +91,25 @@ def runs(ids: Ids, views: Ids) -> list[Run]:
 def from_runs(given: Sequence[Run]) -> tuple[Ids, Ids]:
     """The pairs that `runs` described.
 
+    Raises:
+        ShardError: they are more than memory can hold.
+
     Example:
         >>> from_runs([(0, 3, 6), (0, 9, 10)])[0]
         array([3, 4, 5, 9])
     """
-    ids = [np.arange(start, stop, dtype=np.int64) for _, start, stop in given]
-    views = [np.full(stop - start, view, np.int64) for view, start, stop in given]
-    empty = np.empty(0, np.int64)
-    return np.concatenate([empty, *ids]), np.concatenate([empty, *views])
+    total, at = sum(stop - start for _, start, stop in given), 0
+    try:
+        ids, views = np.empty(total, np.int64), np.empty(total, np.int64)
+        for view, start, stop in given:
+            here = slice(at, at + stop - start)
+            ids[here], views[here], at = np.arange(start, stop), view, here.stop
+    except MemoryError as error:
+        raise ShardError(
+            f"shards state {total} rows, whose ids are more than memory holds: {error}. Are these "
+            "sparse files, or is it another dump than was meant?"
+        ) from error
+    return ids, views
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from pantheon.store.layout import (
     tensor_name,
     width,
 )
-from pantheon.store.manifest import PAIR, DumpInfo, Entry
+from pantheon.store.manifest import MAX_ROWS, PAIR, DumpInfo, Entry
 from pantheon.store.pack import make_entry
 from pantheon.store.pairs import Ids, digest, from_runs, require_sorted
 from pantheon.store.ranges import RangeFile, read_bytes
@@ -216,7 +216,7 @@ def _stated(
         first = parts[field][0]
         most = size // width(first) if width(first) else MAX_EMPTY_ROWS
         totals[field] = stated_rows(wire, tensor_name(first.name), name, most)
-    return stated_rows(wire, "ids", name, size // PAIR), totals
+    return stated_rows(wire, "ids", name, min(size // PAIR, MAX_ROWS)), totals
 
 
 def _require_pairs(name: str, ids: Ids, views: Ids, size: int) -> None:

@@ -59,6 +59,10 @@ ALTERATIONS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "names the shard",
     ),
     "rows below none": (lambda w: w["shards"][0].update(rows=-1), "rows"),
+    "rows without end": (
+        lambda w: w["shards"][0].update(rows=1 << 35, bytes=1 << 40, runs=[[0, 0, 1 << 35]]),
+        "expected 1 to",
+    ),
     "rows as text": (lambda w: w["shards"][0].update(rows="5"), "rows"),
     "rows that runs do not have": (lambda w: w["shards"][0].update(rows=6), "6 rows and runs of 5"),
     "a run backwards": (lambda w: w["shards"][0].update(runs=[[0, 9, 4]]), "runs that cannot be"),

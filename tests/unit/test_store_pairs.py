@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pantheon.errors import ConfigError
+from pantheon.errors import ConfigError, ShardError
 from pantheon.store.pairs import PairIndex, from_runs, pair_arrays, require_sorted, runs
 
 Pair = tuple[int, int]
@@ -58,3 +58,12 @@ def test_pairs_out_of_order_are_refused(ids: list[int], views: list[int], word: 
 def test_ids_that_are_none_are_refused(bad: tuple[list[object], list[int] | None]) -> None:
     with pytest.raises(ConfigError, match="one-dimensional integers"):
         pair_arrays(*bad)
+
+
+def test_runs_of_more_ids_than_memory_holds_are_refused() -> None:
+    with pytest.raises(ShardError, match=f"state {1 << 46} rows"):
+        from_runs([(0, 0, 1 << 46)])
+    index = PairIndex([[(0, 0, 1 << 46)]])
+    assert index.find(*pair_arrays([7]))[1].tolist() == [7]
+    with pytest.raises(ShardError, match=f"state {1 << 46} rows"):
+        index.ids()
