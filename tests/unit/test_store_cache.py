@@ -160,6 +160,25 @@ def test_a_finished_cache_is_a_dump_of_what_it_holds(tmp_path: Path) -> None:
         assert same(reader.read(np.array([21, 3])), answer([21, 3]))
 
 
+def test_a_dump_that_has_ended_is_on_disk_with_all_its_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_disk: list[set[str]] = []
+    fsync = os.fsync
+
+    def noted(fd: int) -> None:
+        fsync(fd)
+        if os.path.samestat(os.fstat(fd), tmp_path.stat()):
+            on_disk.append({n for n in os.listdir(tmp_path) if not n.startswith(".")})
+
+    monkeypatch.setattr(os, "fsync", noted)
+    writer, one = KnowledgeWriter(tmp_path, INFO), answer([1, 2])
+    writer.write(one.ids, one.views, [one.parts])
+    writer.finish()
+    assert on_disk[-1] == set(os.listdir(tmp_path))
+    assert len(on_disk[-1]) == 3
+
+
 def test_a_shard_without_an_entry_is_taken_in_and_one_cut_short_is_made_again(
     tmp_path: Path,
 ) -> None:
