@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 MAX_CALLS = 256
 """Streams and calls at once; each takes a thread while it lasts."""
 
+HANDSHAKE_MS = 3000
+"""Milliseconds in which a connection must have shaken hands, TLS and HTTP/2."""
+
 GRACE_S = 0.5
 """Seconds in which replies may still leave after `close`."""
 
@@ -110,6 +113,7 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", -1),
         # Two servers on one port would each get some of the students.
         ("grpc.so_reuseport", 0),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),

@@ -346,6 +346,18 @@ def test_strangers_do_not_keep_a_student_out(
         assert server.stats().rows == 3 * len(SAMPLES)
 
 
+@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00\x01"])
+def test_a_connection_that_does_not_shake_hands_is_dropped_after_three_seconds(
+    mutual: Server, said: bytes
+) -> None:
+    with connected(mutual.addresses[0]) as sock:
+        sock.sendall(said)
+        sock.settimeout(20.0)
+        start = time.monotonic()
+        assert sock.recv(1) == b""
+        assert 2.0 < time.monotonic() - start < 15.0
+
+
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     """A command of ``pantheon``, to its end."""
     command = [sys.executable, "-m", "pantheon", *arguments]
