@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 MAX_CALLS = 256
 """Streams and calls at once; each takes a thread while it lasts."""
 
+MAX_STREAMS = 64
+"""Streams and calls of one connection at once; more wait at the client."""
+
 HANDSHAKE_MS = 3000
 """Milliseconds in which a connection must have shaken hands, TLS and HTTP/2."""
 
@@ -113,6 +116,7 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", -1),
         # Two servers on one port would each get some of the students.
         ("grpc.so_reuseport", 0),
+        ("grpc.max_concurrent_streams", MAX_STREAMS),
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 20_000),

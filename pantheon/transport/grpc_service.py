@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
 
@@ -35,7 +35,7 @@ WELCOME_S = 10.0
 """Seconds in which the teacher must answer Hello."""
 
 FIRST_S = 10.0
-"""Seconds in which a stream must say something: each takes a thread while it lasts."""
+"""Seconds a stream may be silent that is not welcomed: each takes a thread while it lasts."""
 
 ANSWER_S = 600.0
 """Seconds a single call without a deadline of its own may wait for its answer."""
@@ -125,20 +125,17 @@ class Servicer:
 
     def ModelStreamInfer(self, requests: Any, context: Any) -> Iterator[Any]:
         """A conversation: our students say Hello on it, stock clients just ask."""
-        silent = threading.Timer(FIRST_S, context.cancel)
-        silent.daemon = True
-        silent.start()
-        first = _next(requests)
-        silent.cancel()
-        if first is None:
-            return
-        dialect = dialect_of(first)
-        with self._call(context) as peer:
-            reader = threading.Thread(
-                target=self._listen, args=(peer, dialect, first, requests), daemon=True
-            )
-            reader.start()
-            yield from _responses(peer, dialect)
+        with _Threshold(FIRST_S, context.cancel) as threshold:
+            first = _next(requests)
+            if first is None:
+                return
+            dialect = dialect_of(first)
+            with self._call(context) as peer:
+                reader = threading.Thread(
+                    target=self._listen, args=(peer, dialect, first, requests), daemon=True
+                )
+                reader.start()
+                yield from _responses(peer, dialect, threshold)
 
     def _listen(self, peer: GrpcPeer, dialect: Dialect, first: Any, requests: Any) -> None:
         if isinstance(dialect, Stock):
@@ -193,11 +190,49 @@ class Servicer:
         raise AssertionError("abort raises")
 
 
-def _responses(peer: GrpcPeer, dialect: Dialect) -> Iterator[Any]:
+class _Threshold:
+    """Ends a stream that is not welcomed within some seconds, or of what it last was told.
+
+    Once welcomed a stream stays, however long it is idle: students evaluate between epochs.
+
+    Args:
+        seconds: how long it may stand there.
+        end: what ends the stream, from another thread.
+    """
+
+    def __init__(self, seconds: float, end: Callable[[], object]) -> None:
+        self._seconds, self._end = seconds, end
+        self._welcomed = False
+        self._timer = self._start()
+
+    def _start(self) -> threading.Timer:
+        timer = threading.Timer(self._seconds, self._end)
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def pass_by(self, message: Message) -> None:
+        """The stream took what the teacher said."""
+        if isinstance(message, Welcome):
+            self._welcomed = True
+            self._timer.cancel()
+        elif isinstance(message, Status) and not self._welcomed:
+            self._timer.cancel()
+            self._timer = self._start()
+
+    def __enter__(self) -> _Threshold:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+
+def _responses(peer: GrpcPeer, dialect: Dialect, threshold: _Threshold) -> Iterator[Any]:
     """What the teacher says to a peer, as its stream takes it."""
     while (message := peer.next()) is not None:
         if (response := dialect.write(message)) is not None:
             yield response
+        threshold.pass_by(message)
         if dialect.finished:
             return
         del message, response  # Else the last reply would count as unsent while nothing comes.

@@ -11,11 +11,22 @@ from typing import Any
 
 import grpc
 import numpy as np
+import pytest
 import torch
 
 from pantheon.dataset import Ids
-from pantheon.messages import Heartbeat, Hello, Message, Score, Scored, Welcome
+from pantheon.messages import (
+    Heartbeat,
+    Hello,
+    Inquiry,
+    Message,
+    Score,
+    Scored,
+    Status,
+    Welcome,
+)
 from pantheon.transport import oip
+from pantheon.transport.grpc_listener import MAX_CALLS, MAX_STREAMS
 from pantheon.transport.oip_messages import read_response, write_request
 from teacher_server import Server, Teacher
 from tests.integration.asking import Asking
@@ -128,3 +139,66 @@ def test_a_call_lasts_until_its_answer_is_taken() -> None:
             (answer,) = call
             assert len(answer) > 16 * WIDTH * 4
         wait_for(lambda: serving.stats().sessions == serving.stats().unsent == 0)
+
+
+def started(monkeypatch: pytest.MonkeyPatch, seconds: float = 1.0) -> Server:
+    """A server that ends silent streams after some seconds."""
+    monkeypatch.setattr("pantheon.transport.grpc_service.FIRST_S", seconds)
+    return server(64 << 20)
+
+
+def is_live(stub: oip.Stub) -> bool:
+    try:
+        return bool(stub.ServerLive(oip.ServerLiveRequest(), timeout=5).live)
+    except grpc.RpcError:
+        return False
+
+
+def test_streams_that_nobody_welcomed_do_not_keep_a_student_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    never = queue.SimpleQueue[Any]()
+    said = oip.ModelInferRequest(model_name="no such model")
+    with started(monkeypatch, 5.0) as serving, contextlib.ExitStack() as stack:
+        other = oip.Stub(stack.enter_context(channel_to(serving.addresses[0])))
+        for _ in range(MAX_CALLS // MAX_STREAMS):
+            stub = oip.Stub(stack.enter_context(channel_to(serving.addresses[0])))
+            for _ in range(MAX_STREAMS):
+                requests = itertools.chain([said], iter(never.get, None))
+                stack.callback(stub.ModelStreamInfer(requests).cancel)
+                stack.callback(never.put, None)
+        wait_for(lambda: not is_live(other))
+        wait_for(lambda: is_live(other))
+        with Asking(serving.addresses[0]) as student:
+            assert student.answer(range(4))["x"].shape == (4, WIDTH)
+
+
+def test_a_welcomed_stream_may_be_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    with started(monkeypatch) as serving, Asking(serving.addresses[0]) as student:
+        student.answer(range(4))
+        time.sleep(3.0)
+        assert serving.stats().sessions == 1
+        assert student.answer(range(4))["x"].shape == (4, WIDTH)
+
+
+def test_one_that_asks_how_a_server_is_keeps_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    with started(monkeypatch) as serving, stream(serving.addresses[0]) as watching:
+        heard = watching.hear()
+        for _ in range(6):
+            watching.say(Inquiry())
+            assert isinstance(next(heard), Status)
+            time.sleep(0.4)
+        wait_for(lambda: not watching.call.is_active())
+        assert serving.stats().malformed == 0
+
+
+def test_one_connection_does_not_take_every_call() -> None:
+    with server(64 << 20) as serving, channel_to(serving.addresses[0]) as channel:
+        streams = [Stream(channel) for _ in range(MAX_CALLS + 10)]
+        for each in streams:
+            each.say(Hello("many"))
+        wait_for(lambda: serving.stats().sessions == MAX_STREAMS)
+        with Asking(serving.addresses[0]) as other:
+            assert other.answer(range(4))["x"].shape == (4, WIDTH)
+        for each in streams:
+            each.close()
