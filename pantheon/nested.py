@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -37,6 +37,12 @@ DTYPES = {
 """What safetensors can carry, and its names for it."""
 
 
+class ModuleState(OrderedDict[Any, Any]):
+    """What a module's `state_dict` answers: its values, and beside them its parts' versions."""
+
+    _metadata: Any = None
+
+
 def pack(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
     """`value` as JSON, its tensors copied to `tensors` under the path they were found at.
 
@@ -59,6 +65,10 @@ def pack(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
             # Schedulers keep their milestones in a Counter, and ask it what a dict cannot answer.
             kind = "counter" if isinstance(value, Counter) else "map"
             pairs = [[_key(k, where), pack(v, f"{where}.{k}", tensors)] for k, v in value.items()]
+            # A module reads by the versions of its parts which of its older formats a state has.
+            versions = getattr(value, "_metadata", None)
+            if versions:
+                return {"module": [pairs, pack(versions, f"{where}._metadata", tensors)]}
             return {kind: pairs}
         case list() | tuple():
             kind = "tuple" if isinstance(value, tuple) else "list"
@@ -118,6 +128,11 @@ def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         case "map" | "counter":
             pairs = {key: unpack(v, tensors) for key, v in inner}
             return pairs if kind == "map" else Counter(pairs)
+        case "module":
+            pairs, versions = inner
+            state = ModuleState((key, unpack(v, tensors)) for key, v in pairs)
+            state._metadata = unpack(versions, tensors)
+            return state
         case "list":
             return [unpack(v, tensors) for v in inner]
         case "tuple":

@@ -229,6 +229,7 @@ class Checkpoint:
             self._check_parts(file, state)
             for name, part in self._parts.items():
                 part.load_state_dict(state["parts"][name])
+                _check_kept(f"{name} of the checkpoint {file}", state["parts"][name], part)
             self.steps = int(state["steps"])
             self.random_restored = _restore_random(state["random"], ranks)
         except PantheonError:
@@ -261,6 +262,25 @@ class Checkpoint:
                     f"the checkpoint {file} was saved with the {name} {saved}, this run has "
                     f"{kind}; resume with {saved}, or start with another checkpoint"
                 )
+
+
+def _check_kept(what: str, saved: Any, part: Any) -> None:
+    """Make sure that a model or gradient scaler took over what torch would convert or pass over."""
+    if isinstance(part, torch.amp.GradScaler) and saved and not part.is_enabled():
+        raise ResumeMismatch(
+            f"the {what} was enabled, this run's is not; construct it with enabled=True, or start "
+            "with another checkpoint"
+        )
+    if not isinstance(part, torch.nn.Module):
+        return
+    for name, tensor in part.state_dict().items():
+        before = getattr(saved.get(name), "dtype", None)
+        now = getattr(tensor, "dtype", None)
+        if before != now:
+            raise ResumeMismatch(
+                f"{name} in the {what} is of {before}, in this run's of {now}; convert it to the "
+                "saved dtype before resume(), or start with another checkpoint"
+            )
 
 
 def _bare(part: Any) -> Any:

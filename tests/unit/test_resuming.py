@@ -351,3 +351,44 @@ def test_copies_that_do_not_say_whose_they_are_are_the_runs_own(tmp_path: Path) 
     saved = Checkpoint(path, every=1, model=nn.Linear(2, 1))
     assert saved.resume()
     assert saved.steps == 2
+
+
+class Versioned(nn.Module):
+    """A module whose older format had half the values."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.ones(2))
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, local_metadata: Any, *rest: Any
+    ) -> None:
+        if local_metadata.get("version", 1) < 2:
+            state_dict[f"{prefix}w"] = state_dict[f"{prefix}w"] * 2
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+
+
+def test_a_module_that_reads_older_formats_takes_its_own_state_for_the_newest(
+    tmp_path: Path,
+) -> None:
+    model, other = nn.Sequential(Versioned()), nn.Sequential(Versioned())
+    Checkpoint(tmp_path / "run", model=model).save()
+    assert Checkpoint(tmp_path / "run", model=other).resume()
+    assert other[0].w.tolist() == [1, 1]
+
+
+def test_weights_of_another_dtype_are_refused(tmp_path: Path) -> None:
+    filled(tmp_path / "run")
+    model = nn.Linear(2, 1).bfloat16()
+    with pytest.raises(ResumeMismatch, match=r"weight in .* of torch.float32, .* torch.bfloat16"):
+        Checkpoint(tmp_path / "run", model=model).resume()
+
+
+def test_an_enabled_scaler_is_not_resumed_into_a_disabled_one(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    Checkpoint(path, scaler=torch.amp.GradScaler("cpu")).save()
+    assert Checkpoint(path, scaler=torch.amp.GradScaler("cpu")).resume()
+    with pytest.raises(ResumeMismatch, match="was enabled, this run's is not"):
+        Checkpoint(path, scaler=torch.amp.GradScaler("cpu", enabled=False)).resume()
