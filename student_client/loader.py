@@ -57,7 +57,8 @@ class KnowledgeLoader:
         drop_last: leave out a last batch that is not full.
         rank, world: this process's place among data-parallel students; torchrun's by default.
         views: augmentation views; an epoch shows view 1 + epoch mod views. 0 shows view 0.
-        num_workers: processes that read samples; 0 reads in the caller's thread.
+        num_workers: processes that read samples, whose random numbers (of torch, Python and numpy)
+            begin anew from seed, rank, epoch and step; 0 reads in the caller's thread.
         collate_fn: from a list of samples to inputs, to a tuple of inputs and targets, or to a dict
             whose ``labels`` (or ``label``, ``target``, ``targets``) are the targets.
         pin_memory: page-locked tensors; None where there is a GPU.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import pickle
+import random
 import sys
 import threading
 import warnings
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -47,6 +49,31 @@ class Rows:
         if many is None or keys[0][1]:
             return [self[key] for key in keys]
         return list(many([id for id, _ in keys]))
+
+
+class Ask(list[Key]):
+    """What a worker is asked for, and the seed of whatever it draws for that.
+
+    So a batch is the same after a resume, and whichever worker reads it.
+    """
+
+    def __init__(self, keys: list[Key], seed: int) -> None:
+        super().__init__(keys)
+        self.seed = seed
+
+    def __reduce__(self) -> tuple[type[Ask], tuple[list[Key], int]]:
+        return Ask, (list(self), self.seed)
+
+
+class SeededRows(Rows):
+    """`Rows` in a worker process, whose random numbers begin anew with every batch."""
+
+    def __getitems__(self, keys: list[Key]) -> list[Any]:
+        if isinstance(keys, Ask):
+            torch.manual_seed(keys.seed)
+            random.seed(keys.seed)
+            np.random.seed(keys.seed % 2**32)
+        return super().__getitems__(keys)
 
 
 class Pairing:
@@ -86,7 +113,10 @@ class BatchKeys:
     def __iter__(self) -> Iterator[list[Key]]:
         view = self.itinerary.view(self.epoch)
         for step in range(self.step, self.itinerary.order.steps):
-            yield [(id, view) for id in self.itinerary.batch_ids(self.epoch, step)]
+            keys = [(id, view) for id in self.itinerary.batch_ids(self.epoch, step)]
+            order = self.itinerary.order
+            place = f"{order.seed} {order.rank} {self.epoch} {step}"
+            yield Ask(keys, xxhash.xxh3_64_intdigest(place.encode()))
 
     def __len__(self) -> int:
         return self.itinerary.order.steps - self.step
@@ -143,7 +173,7 @@ class Samples:
 
     def _start(self, num_workers: int, how: str) -> DataLoader[Any]:
         loader: DataLoader[Any] = DataLoader(
-            self.rows,  # type: ignore[arg-type]  # map-style, by keys that are pairs
+            SeededRows(self.rows.dataset),  # type: ignore[arg-type]  # map-style, by keys that are pairs
             batch_sampler=self.keys,
             num_workers=num_workers,
             collate_fn=self.pairing,

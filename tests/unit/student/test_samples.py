@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import UserDict
 from typing import Any, NamedTuple
 
@@ -152,3 +153,25 @@ def test_reading_samples_draws_nothing_from_the_users_random_numbers() -> None:
 def test_what_cannot_be_handed_to_spawned_workers_is_refused_and_named() -> None:
     with pytest.raises(DatasetError, match="num_workers=0"):
         read(PAIRS, num_workers=1, collate_fn=lambda items: items, sockets=True)
+
+
+def drawn(items: list[Any]) -> torch.Tensor:
+    """Numbers that are other ones for every batch."""
+    return torch.tensor([torch.rand(1).item(), random.random(), np.random.rand()])
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_workers_draw_the_same_for_a_batch_after_a_resume_and_in_any_number(
+    num_workers: int,
+) -> None:
+    itinerary = Itinerary(Order(7, 2))
+
+    def epoch(workers: int, step: int) -> list[list[float]]:
+        samples = Samples(PAIRS, itinerary, num_workers=workers, collate_fn=drawn, sockets=False)
+        made = [inputs.tolist() for inputs, _ in samples.begin(1, step)]
+        samples.close()
+        return made
+
+    whole = epoch(2, 0)
+    assert len({tuple(numbers) for numbers in whole}) == 4
+    assert epoch(num_workers, 2) == whole[2:]
