@@ -37,9 +37,11 @@ class TeacherClient:
         fields: the fields wanted; all by default.
         revision: the revision the teacher has to have.
         dataset_fingerprint: of the dataset that `query_ids` means.
-        patience: seconds to wait for a replica before the queries at hand fail.
+        patience: seconds to wait for a replica before the queries at hand fail; so does one that
+            every replica was asked, and was too busy or silent to begin with, for so long.
         lease: seconds a replica may be silent about a query before another is asked.
-        attempts: refusals after which a query is given up; a crash counts half.
+        attempts: refusals after which a query is given up, by two replicas where there are two; a
+            crash counts half.
         integrity: checksum payloads; None over plain connections between hosts only.
         security: our keys, `Curve` or `Tls`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -15,17 +15,22 @@ from torch import Tensor
 from pantheon.buffers import from_raw
 from pantheon.errors import PantheonError, TeacherUnavailable, TransportError
 from pantheon.knowledge import Knowledge
+from pantheon.lease import Ask
 from pantheon.messages import Cancel, Heartbeat, Refused, Score, Scored
-from pantheon.poison import FORGIVEN
+from pantheon.poison import count_attempt, failed_too_often, forgive_crash
 from pantheon.schema import KnowledgeSchema
 from pantheon.transport.wake import Wake
 from student_client.check import check_scored, intact
-from student_client.fleet import RETRY_S, Fleet
+from student_client.fleet import Fleet
 from student_client.known import KnownTeacher
-from student_client.refusals import LATER, final_error, poison_error
+from student_client.refusals import LATER, final_error, name_ids, poison_error
 from student_client.replica import Replica
+from student_client.turns import Turns
 
 logger = logging.getLogger(__name__)
+
+UNANSWERED = ("busy", "timeout")
+"""Why a query goes on waiting through nobody's fault; it ends with the patience."""
 
 
 @dataclass(slots=True, eq=False)
@@ -35,18 +40,18 @@ class Query:
     Args:
         score: the message, without its number.
         ids, views: what the answer is labelled with, int64 ``[n]``.
-        tries: how often it failed.
-        crashes: how many of these were crashes.
-        forgiven: how often a broken connection was taken for a crash.
+        ask: what replicas are blamed for.
+        tries: how often each replica did not answer it, blamed or not.
+        since: when it was first sent, or last known to be worked on.
     """
 
     score: Score
     ids: Tensor
     views: Tensor | None
     future: Future[Knowledge] = field(default_factory=Future)
-    tries: int = 0
-    crashes: int = 0
-    forgiven: int = 0
+    ask: Ask = field(default_factory=lambda: Ask("", 0, 0))
+    tries: Counter[str] = field(default_factory=Counter)
+    since: float | None = None
 
     def fail(self, error: BaseException) -> None:
         """Give up."""
@@ -79,8 +84,8 @@ class Desk:
         self._curious: list[Future[KnowledgeSchema]] = []
         self._sent: dict[int, _Sent] = {}
         self._number = 0
-        self._crashes: dict[str, Query] = {}
-        self._pause = 0.0
+        self._crashes: dict[str, tuple[Query, str]] = {}
+        self._turns = Turns()
         self._teacher: KnownTeacher | None = None
         self._stopping = False
         self._over: BaseException | None = None
@@ -143,12 +148,14 @@ class Desk:
         self._send_waiting()
         now = self._fleet.clock()
         times = [s.until for s in self._sent.values()]
-        if self._waiting and self._pause > now:
-            times.append(self._pause)
+        if self._waiting and (rested := self._turns.next_end(now)) is not None:
+            times.append(rested)
         self._fleet.pump(min(times, default=None))
         now = self._fleet.clock()
         for number in [n for n, s in self._sent.items() if s.until <= now]:
-            self._again(number, "timeout", f"no sign of life for {self._lease:g} s")
+            self._turns.silent(self._sent[number].replica.address, now + self._lease)
+            silence = f"no sign of life for {self._lease:g} s"
+            self._again(number, "timeout", silence, blame=False)
 
     def _take_new(self) -> None:
         while not self._new.empty():
@@ -181,35 +188,45 @@ class Desk:
             self._sent[number].replica.send(Cancel((number,)))
 
     def _send_waiting(self) -> None:
-        while self._waiting and self._pause <= self._fleet.clock():
-            replica = self._least_busy()
-            if replica is None:
-                return
-            self._number += 1
+        now, load = self._fleet.clock(), self._load()
+        passed: list[Query] = []
+        while self._waiting and any(self._turns.open(r, n, now) for r, n in load.items()):
             query = self._waiting.popleft()
-            now = self._fleet.clock()
-            self._sent[self._number] = _Sent(query, replica, now, now + self._lease)
-            if replica.send(replace(query.score, request=self._number)):
-                self._fleet.trace.sent(replica, self._number, len(query.ids))
+            replica = self._turns.choose(query.tries, load, now)
+            if replica is None:
+                passed.append(query)
+            elif self._send(query, replica, now):
+                load[replica] += 1
             else:
-                self._fleet.postpone(replica, "it takes no messages")
+                del load[replica]
+        self._waiting.extendleft(reversed(passed))
 
-    def _least_busy(self) -> Replica | None:
+    def _send(self, query: Query, replica: Replica, now: float) -> bool:
+        self._number += 1
+        query.since = now if query.since is None else query.since
+        self._sent[self._number] = _Sent(query, replica, now, now + self._lease)
+        if not replica.send(replace(query.score, request=self._number)):
+            self._fleet.postpone(replica, "it takes no messages")
+            return False
+        self._fleet.trace.sent(replica, self._number, len(query.ids))
+        return True
+
+    def _load(self) -> dict[Replica, int]:
+        """The replicas that are up, and how many queries each has."""
         load = dict.fromkeys(self._fleet.up(self._name), 0)
         for sent in self._sent.values():
             if sent.replica in load:
                 load[sent.replica] += 1
-        free = [r for r, n in load.items() if r.welcome and n < r.welcome.limits.max_in_flight]
-        return min(free, key=load.__getitem__, default=None)
+        return load
 
     def joined(self, replica: Replica) -> None:
         """The teacher has been reached."""
         if self._teacher is None and replica.welcome is not None:
             self._teacher = KnownTeacher.of(self._name, replica.welcome, None)
         blamed = self._crashes.pop(replica.address, None)
-        if replica.survived and blamed is not None and blamed.forgiven < FORGIVEN:
-            blamed.tries, blamed.crashes = blamed.tries - 1, blamed.crashes - 1
-            blamed.forgiven += 1
+        if replica.survived and blamed is not None:
+            query, reason = blamed
+            forgive_crash(query.ask, replica.address, reason)
         self._tell()
 
     def gone(self, teacher: str) -> bool:
@@ -220,18 +237,21 @@ class Desk:
         """Ask again what a replica took with it; the oldest is blamed for a crash."""
         lost = [n for n, s in self._sent.items() if s.replica is replica]
         if crashed and lost:
-            self._crashes[replica.address] = self._sent[lost[0]].query
+            self._crashes[replica.address] = self._sent[lost[0]].query, replica.down
         for number in lost:
             self._again(number, "lost", replica.down, blame=crashed and number == lost[0])
 
     def working(self, replica: Replica, message: Heartbeat) -> None:
         """Give a replica more time for what it works on."""
+        now = self._fleet.clock()
+        self._turns.heard(replica.address)
         for number in message.requests:
-            if number in self._sent:
-                self._sent[number].until = self._fleet.clock() + self._lease
+            if (sent := self._sent.get(number)) is not None:
+                sent.until, sent.query.since = now + self._lease, now
 
     def scored(self, replica: Replica, message: Scored) -> None:
         """Answer a query."""
+        self._turns.answered(replica.address)
         sent = self._sent.get(message.request)
         if sent is None or sent.replica is not replica or self._teacher is None:
             self._fleet.trace.duplicate(replica, message.request)
@@ -257,9 +277,10 @@ class Desk:
         if sent is None or sent.replica is not replica:
             return
         self._fleet.trace.refused(replica, message)
+        self._turns.heard(replica.address)
         if message.code == "busy":
+            self._turns.busy(replica.address, self._fleet.clock())
             self._again(message.request or 0, "busy", message.message, blame=False)
-            self._pause = self._fleet.clock() + RETRY_S
             return
         if message.code in LATER:
             self._fleet.postpone(replica, f"{message.code}: {message.message}")
@@ -275,12 +296,29 @@ class Desk:
     def _again(self, number: int, code: str, reason: str, *, blame: bool = True) -> None:
         sent = self._sent.pop(number)
         query, where = sent.query, sent.replica.address
-        query.tries += blame
-        query.crashes += blame and code == "lost"
-        if query.tries - query.crashes / 2 < self._attempts:
+        query.tries[where] += 1
+        if blame:
+            count_attempt(query.ask, where, reason, crash=code == "lost")
+        live = [r.address for r in self._fleet.up(self._name)]
+        ids = np.asarray(query.ids)
+        if failed_too_often(query.ask, live, self._attempts):
+            attempts, last = sum(query.ask.blame.values()), query.ask.reasons[-1]
+            query.fail(poison_error(self._name, code, attempts, last, ids))
+        elif code in UNANSWERED and (waited := self._in_vain(query, live)):
+            query.fail(
+                TeacherUnavailable(
+                    f"teacher {self._name!r} has not answered for ids {name_ids(ids)} within "
+                    f"{waited:.1f} s ({where}: {reason}); see whether it is overloaded or "
+                    f"hangs, or wait longer with patience= (now {self._fleet.patience:g} s)"
+                )
+            )
+        else:
             about = self._fleet.trace.about(self._name, where, request=number, code=code)
             logger.info("query %d to %s: %s; asking again", number, where, reason, extra=about)
             self._waiting.append(query)
-            return
-        ids = np.asarray(query.ids)
-        query.fail(poison_error(self._name, code, query.tries, f"{where}: {reason}", ids))
+
+    def _in_vain(self, query: Query, live: Iterable[str]) -> float:
+        """Seconds for which all have been asked, where they are more than the patience; else 0."""
+        waited = self._fleet.clock() - (query.since or 0.0)
+        tried = all(query.tries[address] for address in live)
+        return waited if tried and waited >= self._fleet.patience else 0.0

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, wait
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,11 @@ import torch
 from torch import Tensor
 
 from pantheon import errors
+from pantheon.messages import Hello, Limits, Refused, Score
+from pantheon.transport import listen
 from student_client import TeacherClient
 from teacher_server import Server, Teacher
+from teacher_server.host import describe
 
 
 class Twice(torch.nn.Module):
@@ -118,6 +123,78 @@ def test_a_query_is_asked_again_when_its_teacher_dies() -> None:
             futures = [asking.query(torch.full((1, 1), float(i))) for i in range(20)]
             dies.stop(drain=0)
             assert [float(f.result(20)["y"]) for f in futures] == [2.0 * i for i in range(20)]
+
+
+@contextmanager
+def saying(address: str, code: str | None) -> Iterator[list[int]]:
+    """A replica that refuses everything with one code, or is silent; what it was asked."""
+    listener, asked, over = listen(address), list[int](), threading.Event()
+    welcome = replace(describe("", teacher().scorer, Limits()), instance="another")
+
+    def run() -> None:
+        while not over.wait(0.002):
+            while (received := listener.receive()) is not None:
+                peer, message = received
+                if isinstance(message, Hello):
+                    listener.send(peer, welcome)
+                elif isinstance(message, Score):
+                    asked.append(message.request)
+                    if code is not None:
+                        listener.send(peer, Refused(message.request, code, "out of memory"))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield asked
+    finally:
+        over.set()
+        thread.join()
+        listener.close()
+
+
+def both_up(asking: TeacherClient, at_least: int) -> None:
+    """Wait until so many replicas may be asked."""
+    deadline = time.monotonic() + 10
+    while len(asking._desk._fleet.up("teacher")) < at_least:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("code", ["error", "busy", None])
+def test_a_query_one_replica_fails_is_answered_by_another(code: str | None) -> None:
+    with (
+        teacher().start("inproc://well") as well,
+        saying("inproc://ill", code) as asked,
+        TeacherClient(["inproc://ill", well.addresses[0]], lease=0.5, patience=10) as asking,
+    ):
+        both_up(asking, 2)
+        assert asking.query(torch.ones(1, 1)).result(10)["y"].tolist() == [[2.0]]
+        assert len(asked) == 1
+
+
+@pytest.mark.parametrize("code", ["busy", None])
+def test_a_query_nobody_takes_ends_with_the_patience(code: str | None) -> None:
+    with (
+        saying("inproc://alone", code) as asked,
+        TeacherClient("inproc://alone", lease=0.4, patience=1.5) as asking,
+    ):
+        before = time.monotonic()
+        with pytest.raises(errors.TeacherUnavailable, match="patience="):
+            asking.query(torch.ones(1, 1)).result(20)
+        assert 1.5 <= time.monotonic() - before < 8
+        assert 2 <= len(asked) <= 8
+
+
+def test_what_two_replicas_fail_is_given_up() -> None:
+    with (
+        saying("inproc://ill-1", "error") as one,
+        saying("inproc://ill-2", "error") as two,
+        TeacherClient(["inproc://ill-1", "inproc://ill-2"], patience=10) as asking,
+    ):
+        both_up(asking, 2)
+        with pytest.raises(errors.PoisonError, match="failed 3 times"):
+            asking.query(torch.ones(1, 1)).result(10)
+        assert {len(one), len(two)} == {1, 2}
 
 
 def test_nobody_there_fails_the_query_and_a_later_one_finds_the_teacher(tmp_path: Any) -> None:
