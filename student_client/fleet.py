@@ -319,6 +319,7 @@ class Fleet:
         others = [r for r in self.replicas if r.teacher == replica.teacher]
         if isinstance(lost.error, MismatchError) or all(r.error for r in others):
             raise _named(lost.error, replica)
+        self.trace.missing(replica, lost.reason)
 
     def postpone(self, replica: Replica, reason: str) -> None:
         """Leave a replica alone for a moment, then say Hello again."""

@@ -20,7 +20,7 @@ class Replica:
         strict: a reply without the checksum asked for is refused.
         welcome: the answer to our Hello, None while it is not there.
         down: why it is not there.
-        error: the error for which it will never be there.
+        error: the error for which it will never be there, or its unknown host may not.
         retry_at: when to say Hello again, on the caller's clock, after it asked us to come later.
         found: the address at which it was found behind a name; None for one that was stated.
         failures: how often in a row it was lost before it had answered anything.

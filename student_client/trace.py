@@ -196,6 +196,16 @@ class Trace:
             extra=self.about(replica.teacher, replica.address),
         )
 
+    def missing(self, replica: Replica, reason: str) -> None:
+        """A replica cannot be reached; there are others."""
+        logger.warning(
+            "teacher %r at %s cannot be reached: %s; going on with its other replicas",
+            replica.teacher,
+            replica.address,
+            reason,
+            extra=self.about(replica.teacher, replica.address),
+        )
+
     def greeted_later(self, replica: Replica, seconds: float) -> None:
         """A replica that was lost again and again is left alone for a while."""
         logger.warning(

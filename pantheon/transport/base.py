@@ -19,8 +19,9 @@ class Lost:
 
     Args:
         reason: for people.
-        fatal: retrying cannot help (wrong protocol on the port, unknown host, refused keys); a
-            connection's `error` is then the exception to raise.
+        fatal: retrying cannot help (wrong protocol on the port, refused keys), or is not likely to
+            (unknown host; it is asked for again all the same); a connection's `error` is then the
+            exception to raise.
     """
 
     reason: str

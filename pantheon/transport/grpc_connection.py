@@ -59,7 +59,7 @@ class GrpcConnection(Connection):
         self._inbox = Inbox()
         self._session: Session | None = None
         self._channel: Any = None
-        self._down = self._ever_up = False
+        self._down = self._ever_up = self._unknown = False
         self._retry = RETRY_S
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -100,6 +100,9 @@ class GrpcConnection(Connection):
         while not self._closing.is_set():
             try:
                 self._lose(self._attempt())
+            except UnknownHost as error:
+                # It may come to be known.
+                self._lose(str(error), error)
             except PantheonError as error:
                 self._lose(str(error), error)
                 return
@@ -152,6 +155,7 @@ class GrpcConnection(Connection):
                 session.close()
             self._session = session
         self._ever_up, self._down, self._retry = True, False, RETRY_S
+        self._unknown = False
         self._inbox.put(Connected())
         return session.run()
 
@@ -198,9 +202,11 @@ class GrpcConnection(Connection):
         return False
 
     def _lose(self, reason: str, error: Exception | None = None) -> None:
-        if error is not None or not self._down:
+        unknown = isinstance(error, UnknownHost)
+        fatal = error is not None and not unknown
+        if fatal or not self._down or unknown != self._unknown:
             self._inbox.put(Lost(reason, error))
-        self._down = True
+        self._down, self._unknown = True, unknown
 
 
 def _options(limits: Limits) -> list[tuple[str, int]]:

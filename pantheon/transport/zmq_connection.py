@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
+import random
 import struct
 import time
 from collections import deque
@@ -35,6 +37,10 @@ CONNECT_S = 5.0
 ROUND_S = 2.0
 """Seconds between two rounds through the addresses of a name."""
 
+UNKNOWN_S = 1.0
+UNKNOWN_MAX_S = 15.0
+"""Seconds until a name that did not resolve is asked for again; they double up to the second."""
+
 _monitors = itertools.count()
 
 
@@ -61,6 +67,8 @@ class ZmqConnection(Connection):
         self._targets: list[Address] = []
         self._target = 0
         self._round_after = 0.0
+        self._unknown = False
+        self._ask_at, self._ask_pause = math.inf, UNKNOWN_S
         self._dead = self._closed = self._sealed = False
         self._socket = client_context().socket(zmq.DEALER)
         self._configure()
@@ -138,6 +146,9 @@ class ZmqConnection(Connection):
             return bool(self._pending)
         if self._lookup.busy and (answer := self._lookup.answer()) is not None:
             self._take(answer)
+        if now >= self._ask_at and not self._lookup.busy and not self._dead:
+            self._ask_at = math.inf
+            self._lookup.ask(lambda: resolve(self._where))
         if self._link.stuck(now) and not self._dead:
             self._aim(self._targets)
         if self._link.suspect and not self._lookup.busy and not self._dead:
@@ -155,12 +166,23 @@ class ZmqConnection(Connection):
     def _take(self, answer: Any) -> None:
         if isinstance(answer, UnknownHost):
             if not self._link.ever_up:
-                self._tell(Lost(str(answer), answer))
+                self._miss(answer)
         elif isinstance(answer, list):
+            if self._unknown:
+                self._unknown = False
+                self._tell(Lost(f"{self._link.name} resolves now, and is not reached yet"))
             if answer != self._targets:
                 self._aim(answer)
         else:
             self._judge(answer[0])
+
+    def _miss(self, error: UnknownHost) -> None:
+        """Tell once that the name does not resolve, and go on asking: it may come to be known."""
+        self._ask_at = time.monotonic() + self._ask_pause * random.uniform(0.5, 1.0)
+        self._ask_pause = min(UNKNOWN_MAX_S, 2 * self._ask_pause)
+        if not self._unknown:
+            self._unknown = True
+            self._pending.append(Lost(str(error), error))
 
     def _judge(self, said: bytes | None) -> None:
         """What a probe found after a handshake had failed; a teacher's proxy may just hang up."""

@@ -107,6 +107,49 @@ def test_a_name_that_is_not_known_yet_is_waited_for(names: dict[str, list[str]])
         timer.join()
 
 
+@pytest.mark.parametrize("scheme", ["tcp", "grpc"])
+def test_a_stated_replica_whose_name_is_not_known_yet_joins_when_it_is(
+    scheme: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    known, ask = threading.Event(), socket.getaddrinfo
+
+    def answer(host: Any, *args: Any, **more: Any) -> Any:
+        if host == "localhost" and not known.is_set():
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return ask(host, *args, **more)
+
+    # A name that gRPC's own resolver knows too.
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    with (
+        teacher().start(f"{scheme}://127.0.0.1:0") as first,
+        teacher().start(f"{scheme}://127.0.0.1:0") as second,
+    ):
+        port = second.addresses[0].rpartition(":")[2]
+        late = f"{scheme}://localhost:{port}"
+        with loader({"t": [first.addresses[0], late]}, patience=10) as batches:
+            for batch in batches:
+                right(batch)
+                if late in caplog.text:
+                    break
+            assert f"{late} cannot be reached: host 'localhost'" in caplog.text
+            known.set()
+            until = time.monotonic() + 20
+            while not batches.stats().teachers["t"].by_replica[late].requests:
+                assert time.monotonic() < until
+                for batch in batches:
+                    right(batch)
+
+
+def test_names_of_which_none_is_known_end_the_wait_at_once(names: dict[str, list[str]]) -> None:
+    began = time.monotonic()
+    with (
+        loader({"t": ["tcp://a.test:1", "grpc://b.test:1"]}, patience=30) as batches,
+        pytest.raises(errors.UnknownHost, match=r"\.test"),
+    ):
+        next(iter(batches))
+    assert time.monotonic() - began < 10
+
+
 def test_a_name_that_never_resolves_is_named(names: dict[str, list[str]]) -> None:
     with (
         loader({"t": "dns://nobody.test:5557"}, patience=0.5) as student,
