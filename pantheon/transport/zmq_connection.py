@@ -82,6 +82,8 @@ class ZmqConnection(Connection):
             self._lookup.ask(lambda: resolve(address))
 
     def _configure(self) -> None:
+        # Nothing bounds what waits for us but what we ask for: libzmq 4.3 aborts a process that
+        # connects again after its queue was full (https://github.com/zeromq/libzmq/issues/3937).
         set_options(self._socket, self._max_bytes)
         # With IMMEDIATE, libzmq would drop replies that came before a loss and are not read yet.
         # `send` sees to it that nothing is queued for nobody; what was queued when a teacher died

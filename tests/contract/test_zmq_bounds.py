@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import zmq
 
-from pantheon.messages import Buffer, Hello, RawTensor, Score
-from pantheon.testing import expect_from, next_event
-from pantheon.transport import Curve, Lost, listen, parse_address
+from pantheon.messages import Buffer, Cancel, Heartbeat, Hello, RawTensor, Score, Scored
+from pantheon.testing import expect, expect_from, next_event
+from pantheon.transport import Connected, Curve, Lost, connect, listen, parse_address
 from pantheon.transport.keys import client_keys, generate
 from pantheon.transport.zmq_listener import UNREAD
 from pantheon.wire import pack
@@ -94,3 +94,47 @@ def flood(sock: zmq.Socket[bytes], make: Callable[[int], list[Buffer]]) -> int:
         sock.send_multipart(make(sent))
         sent += 1
     return sent
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who gives no sign of life for half a second is given up."""
+    monkeypatch.setattr("pantheon.transport.zmq_socket.HEARTBEAT_S", 0.1)
+    monkeypatch.setattr("pantheon.transport.zmq_socket.DEAD_S", 0.5)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_teacher_that_was_flooded_while_it_was_busy_goes_on() -> None:
+    with (
+        closing(listen("tcp://127.0.0.1:0")) as listener,
+        closing(connect(listener.address)) as connection,
+    ):
+        expect(connection, Connected)
+        for _ in range(2):
+            assert all(connection.send(Cancel((i,))) for i in range(4 * UNREAD))
+            # What it does not take from the network hides the student's signs of life from it.
+            expect(connection, Lost)
+            expect(connection, Connected)
+            heard = [message for _, message in iter(lambda: next_event(listener, 0.3), None)]
+            assert sum(isinstance(message, Cancel) for message in heard) >= UNREAD - 1
+        assert connection.send(Hello("s"))
+        assert expect_from(listener, Hello)[1] == Hello("s")
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_student_stopped_for_ten_minutes_keeps_its_connection_and_its_answers() -> None:
+    part = RawTensor("uint8", (1 << 16,), bytes(1 << 16))
+    with (
+        closing(listen("tcp://127.0.0.1:0")) as listener,
+        closing(connect(listener.address)) as connection,
+    ):
+        expect(connection, Connected)
+        assert connection.send(Hello("s"))
+        peer = expect_from(listener, Hello)[0]
+        sent = [Heartbeat((1,))] * 600 + [Scored(i, "r", 1, (part,)) for i in range(64)]
+        assert all(listener.send(peer, message) for message in sent)
+        assert next_event(listener, 2.0) is None
+        heard = [next_event(connection) for _ in sent]
+        assert [type(event) for event in heard] == [type(message) for message in sent]
+        assert connection.send(Cancel((1,)))
+        assert expect_from(listener, Cancel)[0] == peer
