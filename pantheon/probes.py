@@ -2,8 +2,10 @@
 
 Answers show numbers and names, never knowledge. Each connection is answered once and has
 `ANSWER_S` seconds and `MAX_HEAD` bytes to ask; at most `MAX_CLIENTS` are served at a time, and one
-more takes the place of the one that has been at it longest, so that slow, idle or many clients
-neither hold the process up nor keep a watcher out.
+more takes the place of one that has said nothing, or of one whose address has more than others.
+Each address has a share of connections, one for those that ask for metrics, one for other
+questions, and one for those that say nothing at first; beyond it they are hung up on. So neither
+slow, idle nor many clients hold the process up or keep a watcher out.
 """
 
 from __future__ import annotations
@@ -12,10 +14,12 @@ import contextlib
 import io
 import json
 import logging
+import select
 import socket
 import socketserver
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -27,6 +31,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from pantheon.errors import ConfigError, TransportError
+from pantheon.shares import Shares
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +40,16 @@ MAX_HEAD = 1 << 14
 """Bytes of a request that are read; what comes after them is left."""
 
 MAX_CLIENTS = 16
+BURST = 80
+RATE = 20.0
+"""Connections of one address and kind at once, and in a second."""
+
+FRESH_S = 0.5
+"""Seconds in which a client that asks keeps its place against others of its address."""
+
+PARKED = 64
+"""Clients beyond the share of those that say nothing, which are waited for without a thread."""
+
 LOOK_S = 0.1
 """Seconds between two looks for clients that are too slow, and whether to end."""
 
@@ -134,6 +149,39 @@ class Probes:
         self.close()
 
 
+@dataclass(slots=True)
+class _Client:
+    host: str
+    since: float
+    asked: bool = False
+
+
+def _peek(request: socket.socket) -> bytes:
+    """What kind of question has come; empty while none has."""
+    try:
+        data = request.recv(12, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except OSError:
+        return b""
+    return b"metrics" if data == b"GET /metrics" else b"other" if data else b""
+
+
+class _Metrics:
+    """The encoded metrics, read anew for a few scrapes in a second."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry, self._shares = registry, Shares(burst=4, rate=1.0)
+        self._encoded: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+
+    def encoded(self, accept: str) -> tuple[str, bytes]:
+        """Content type and body, for an Accept header."""
+        encode, kind = choose_encoder(accept)
+        with self._lock:
+            if self._shares.take(kind) or kind not in self._encoded:
+                self._encoded[kind] = encode(self._registry)
+            return kind, self._encoded[kind]
+
+
 class _Server(HTTPServer):
     """Few clients at a time, each in a thread, each for a bounded time."""
 
@@ -143,9 +191,12 @@ class _Server(HTTPServer):
         self, where: tuple[str, int], registry: CollectorRegistry, health: Callable[[], Health]
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
-        self.registry, self.health = registry, health
-        self._clients: dict[socket.socket, float] = {}
+        self.health = health
+        self._clients: dict[socket.socket, _Client] = {}
+        self._shares = Shares(BURST, RATE)
+        self._parked: deque[tuple[Any, Any, float]] = deque()
         self._lock = threading.Lock()
+        self.metrics = _Metrics(registry)
         super().__init__(where, _Handler)
 
     def server_bind(self) -> None:
@@ -154,12 +205,58 @@ class _Server(HTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer a client in a thread; if too many are there, the oldest makes room."""
+        """Answer a client in a thread, if its address has not had its share."""
+        if _peek(request) or self._shares.take((client_address[0], b"")):
+            self._admit(request, client_address)
+            return
+        # Without a thread until it asks, as a watcher among many silent ones soon does.
+        self._parked.append((request, client_address, time.monotonic()))
+        if len(self._parked) > PARKED:
+            self.shutdown_request(self._parked.popleft()[0])
+
+    def _admit(self, request: Any, client_address: Any) -> None:
+        host, asked = str(client_address[0]), _peek(request)
+        if (asked and not self._shares.take((host, asked))) or not self._place(request, host):
+            self.shutdown_request(request)
+            return
+        threading.Thread(target=self._answer, args=(request, client_address), daemon=True).start()
+
+    def _look_at_parked(self, now: float) -> None:
+        parked, self._parked = self._parked, deque()
+        ready = select.select([p[0] for p in parked], [], [], 0)[0] if parked else []
+        for request, client_address, since in parked:
+            if request in ready and _peek(request):
+                self._admit(request, client_address)
+            elif request in ready or since + ANSWER_S <= now:
+                self.shutdown_request(request)
+            else:
+                self._parked.append((request, client_address, since))
+
+    def _place(self, request: socket.socket, host: str) -> bool:
         with self._lock:
             if len(self._clients) >= MAX_CLIENTS:
-                self._hang_up(next(iter(self._clients)))
-            self._clients[request] = time.monotonic() + ANSWER_S
-        threading.Thread(target=self._answer, args=(request, client_address), daemon=True).start()
+                if (victim := self._dispensable(host)) is None:
+                    return False
+                self._hang_up(victim)
+            self._clients[request] = _Client(host, time.monotonic())
+        return True
+
+    def _dispensable(self, host: str) -> socket.socket | None:
+        """Who makes room for a client of an address."""
+        for client, about in self._clients.items():
+            if not about.asked:
+                return client
+        counts = Counter(about.host for about in self._clients.values())
+        crowd = host if counts[host] == max(counts.values()) else counts.most_common(1)[0][0]
+        oldest = next(c for c, about in self._clients.items() if about.host == crowd)
+        fresh = time.monotonic() - self._clients[oldest].since < FRESH_S
+        return None if crowd == host and fresh else oldest
+
+    def begun(self, request: socket.socket) -> None:
+        """Note that a client has begun to ask."""
+        with self._lock:
+            if request in self._clients:
+                self._clients[request].asked = True
 
     def _answer(self, request: Any, client_address: Any) -> None:
         try:
@@ -181,14 +278,18 @@ class _Server(HTTPServer):
 
     def service_actions(self) -> None:
         """Hang up on clients that take too long."""
-        now = time.monotonic()
+        self._look_at_parked(time.monotonic())
+        late = time.monotonic() - ANSWER_S
         with self._lock:
-            for client in [c for c, until in self._clients.items() if until <= now]:
+            for client in [c for c, about in self._clients.items() if about.since <= late]:
                 self._hang_up(client)
 
     def server_close(self) -> None:
         """Free the address and hang up on everybody."""
         super().server_close()
+        for request, _, _ in self._parked:
+            self.shutdown_request(request)
+        self._parked.clear()
         with self._lock:
             for client in list(self._clients):
                 self._hang_up(client)
@@ -213,14 +314,15 @@ class _Handler(BaseHTTPRequestHandler):
         while len(head) < MAX_HEAD and not head.endswith((b"\n\n", b"\n\r\n")):
             if not (line := self.rfile.readline(MAX_HEAD - len(head))):
                 break
+            if not head:
+                self.server.begun(self.request)
             head += line
         self.rfile = io.BytesIO(head)
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         if path == "/metrics":
-            encode, kind = choose_encoder(self.headers.get("Accept", ""))
-            self._say(200, kind, encode(self.server.registry))
+            self._say(200, *self.server.metrics.encoded(self.headers.get("Accept", "")))
         elif path in ("/healthz", "/readyz"):
             health = self.server.health()
             good = health.alive if path == "/healthz" else health.alive and health.ready

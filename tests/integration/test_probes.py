@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -17,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from pantheon.errors import ConfigError, TransportError
-from pantheon.probes import ANSWER_S, MAX_CLIENTS, MAX_HEAD, Health, Probes, http_address
+from pantheon.probes import ANSWER_S, BURST, MAX_CLIENTS, MAX_HEAD, Health, Probes, http_address
 
 
 class Count(Collector):
@@ -120,6 +121,53 @@ def test_many_idle_clients_keep_nobody_out(probes: Probes) -> None:
     finally:
         for client in idle:
             client.close()
+
+
+def test_a_flood_of_scrapes_reads_few_metrics_and_keeps_no_probe_out() -> None:
+    count, over, answered = Count(), threading.Event(), []
+
+    def scrape() -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError), connected(probes) as client:
+                client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+                answered.append(b"toy_scrapes" in said(client))
+
+    with Probes("127.0.0.1:0", count, lambda: Health(True, True)) as probes:
+        scrapers = [threading.Thread(target=scrape) for _ in range(8)]
+        for each in scrapers:
+            each.start()
+        time.sleep(0.5)
+        health = [ask(probes.address + "/healthz")[0] for _ in range(10)]
+        over.set()
+        for each in scrapers:
+            each.join()
+    assert health == [200] * 10
+    assert answered.count(False) > answered.count(True) > BURST // 2
+    assert count.scrapes < BURST // 4
+
+
+def test_connections_opened_in_a_loop_keep_no_probe_out(probes: Probes) -> None:
+    over, address = threading.Event(), http_address(probes.address)
+
+    def connect() -> None:
+        live: deque[socket.socket] = deque()
+        while not over.wait(0.0005):
+            live.append(socket.socket())
+            live[-1].setblocking(False)
+            live[-1].connect_ex(address)
+            if len(live) > 100:
+                live.popleft().close()
+        for each in live:
+            each.close()
+
+    flood = threading.Thread(target=connect)
+    flood.start()
+    try:
+        time.sleep(0.5)
+        assert [ask(probes.address + "/healthz")[0] for _ in range(10)] == [200] * 10
+    finally:
+        over.set()
+        flood.join()
 
 
 def test_a_client_that_sends_a_byte_now_and_then_is_left(probes: Probes) -> None:
