@@ -63,11 +63,7 @@ class Ragged:
             rows = rows_of(self.values)
             longest = _check_lengths(self.lengths)
             # Rows without bytes could be any number, and cost memory once they are taken apart.
-            if (
-                rows > MAX_EMPTY_ROWS
-                and isinstance(self.values, Tensor)
-                and not self.values.numel()
-            ):
+            if rows > MAX_EMPTY_ROWS and _is_empty(self.values):
                 raise SchemaError(
                     f"a ragged value has {rows} packed rows without elements; expected at most "
                     f"{MAX_EMPTY_ROWS}"
@@ -188,6 +184,16 @@ def rows_of(values: Rows) -> int:
 def _within(lengths: Tensor, longest: int) -> Tensor:
     """bool ``[n, longest]``: rows before each sample's length."""
     return torch.arange(longest, device=lengths.device) < lengths.unsqueeze(1)
+
+
+def _is_empty(values: Rows) -> bool:
+    """Whether rows take no bytes, whatever kind they are."""
+    match values:
+        case TopKLogits():
+            return not (values.values.numel() or values.tail.numel())
+        case TopKMixture():
+            return not (values.probs.numel() or values.left.numel())
+    return not values.numel()
 
 
 def _check_lengths(lengths: Tensor) -> int:

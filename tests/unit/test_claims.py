@@ -24,6 +24,7 @@ from pantheon.store.manifest import DumpInfo, Entry, Manifest, read_entry
 from pantheon.store.pack import make_entry, pack
 from pantheon.store.sealed import FORMAT, seal, unseal
 from pantheon.store.shard import open_shard
+from pantheon.topk import TopKLogits, TopKMixture
 from pantheon.transport import oip
 from pantheon.transport.oip_fields import bounded
 from pantheon.transport.oip_tensors import read_tensors
@@ -92,6 +93,16 @@ def test_packed_rows_without_bytes_are_counted() -> None:
     rows = 1 << 30
     with pytest.raises(SchemaError, match="without elements"):
         Ragged(torch.empty(rows, 0), torch.tensor([rows]))
+
+
+def test_packed_rows_of_a_top_k_without_bytes_are_counted() -> None:
+    rows = 1 << 30
+    empty = torch.empty(rows, 0)
+    with pytest.raises(SchemaError, match="without elements"):
+        Ragged(TopKLogits(empty, empty.int(), empty, (), 10), torch.tensor([rows]))
+    mixture = TopKMixture(empty[:, None], empty.int(), empty, empty[:, None], (), 10)
+    with pytest.raises(SchemaError, match="without elements"):
+        Ragged(mixture, torch.tensor([rows]))
 
 
 def test_more_tensors_than_a_message_may_have_are_refused() -> None:
