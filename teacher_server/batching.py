@@ -28,6 +28,9 @@ from teacher_server.jobs import Job
 
 logger = logging.getLogger(__name__)
 
+ELSEWHERE = "the teacher's log has the rest"
+"""Where somebody who may see it finds what the model or the dataset said."""
+
 
 def answer(scorer: Scorer, jobs: Sequence[Job], max_bytes: int) -> list[Scored | Refused]:
     """Answer requests of one kind, with one call of the scorer where they are several.
@@ -57,7 +60,7 @@ def _refused(job: Job, error: BaseException) -> Refused:
     if isinstance(error, PantheonError):
         return refusal(job, error)
     logger.error("scoring failed", exc_info=error, extra=trace.together([job]))
-    message = f"the teacher failed: {type(error).__name__}: {error}"
+    message = f"the teacher failed: {type(error).__name__}; {ELSEWHERE}"
     return Refused(job.score.request, "error", message)
 
 
@@ -134,8 +137,22 @@ def _scored(scorer: Scorer, job: Job, parts: list[Tensor], max_bytes: int) -> Sc
 
 
 def refusal(job: Job, error: PantheonError) -> Refused:
-    """What a student is told about an error: what went wrong, never where in our code."""
-    return Refused(job.score.request, _code(job, error), str(error))
+    """What a student is told about an error: what went wrong, never where in our code or on disk.
+
+    What a model, a dataset or a library said in its own words goes to the log, and is told too
+    where it is one short line that names no path.
+    """
+    said = str(error)
+    if (cause := error.__cause__) is not None and not _is_harmless(str(cause)):
+        logger.warning("%s", said, exc_info=error, extra=trace.together([job]))
+        about, found, _ = said.rpartition(str(cause))
+        own = about.rstrip(": ") if found and str(cause) else type(cause).__name__
+        said = f"{own}; {ELSEWHERE}"
+    return Refused(job.score.request, _code(job, error), said)
+
+
+def _is_harmless(text: str) -> bool:
+    return len(text) <= 200 and text.isprintable() and not set(text) & set("/\\")
 
 
 def _code(job: Job, error: PantheonError) -> str:
