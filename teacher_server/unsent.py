@@ -14,6 +14,10 @@ COUNTED: Mapping[str, int] = {"tcp": 65536, "ipc": 65536, "grpc": 1}
 """Bytes from which a buffer counts. ZeroMQ copies smaller ones and bounds how many; for gRPC all
 wait in a queue of ours. In-process students share the buffers."""
 
+STOP = 4
+"""Caps that are held when nobody is answered until some of it was sent: many sessions, each of
+which takes one answer and reads none, would hold any number."""
+
 
 class Unsent:
     """Counts, per session, the large buffers that the transport still holds.
@@ -23,7 +27,8 @@ class Unsent:
 
     Args:
         cap: bytes for the whole server. A session may hold half of it; with the cap reached, only
-            sessions that hold nothing are answered, so one that does not read stops no other.
+            sessions that hold nothing are answered, so one that does not read stops no other; with
+            `STOP` times the cap reached, none is.
         freed: called, from any thread, when a buffer was freed.
     """
 
@@ -76,6 +81,7 @@ class Unsent:
         """Whether a session may be answered now."""
         self.settle()
         held = self._held.get(key, 0)
-        fits = held == 0 or (self.total < self._cap and held < self._cap // 2)
+        most = self._cap if held else STOP * self._cap
+        fits = self.total < most and (held == 0 or held < self._cap // 2)
         self.waiting = self.waiting or not fits
         return fits
