@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import zmq
@@ -41,6 +41,9 @@ workers and the clock."""
 SESSIONS = 4096
 """Students of one server at once."""
 
+SESSIONS_OF_ONE = 1024
+"""Students at once that come with one key or certificate."""
+
 IDLE_S = 5.0
 """Seconds between two looks around when nothing happens."""
 
@@ -62,7 +65,7 @@ class Engine:
         self._listeners = list(listeners)
         self._wake = wake
         self._cap = cap
-        self._unsent = Unsent(cap, wake.set)
+        self._unsent = Unsent(cap, wake.set, self._client)
         self._sessions: dict[PeerKey, Session] = {}
         self._commands: deque[Callable[[], None]] = deque()
         self._next_beat = 0.0
@@ -245,18 +248,32 @@ class Engine:
         if self._deadline is not None:
             self._refuse(key, Refused(None, "draining", "this teacher is about to stop"), hello)
             return
-        if len(self._sessions) >= SESSIONS:
-            full = f"{SESSIONS} students are connected already"
+        client = self._listeners[key[0]].client(key[1])
+        if full := self._full(client):
             self._refuse(key, Refused(None, "busy", full), hello)
             return
         answer = welcome(hello, {name: host.own for name, host in self._hosts.items()})
         if isinstance(answer, Refused):
             self._refuse(key, answer, hello)
             return
-        session = Session(key, answer.model, hello.fields, hello.integrity, hello.session)
+        session = Session(key, answer.model, hello.fields, hello.integrity, hello.session, client)
         self._sessions[key] = session
         self._send(key, answer)
         trace.joined(session, hello, self._listeners[key[0]].address, answer.revision)
+
+    def _client(self, key: PeerKey) -> Hashable:
+        session = self._sessions.get(key)
+        return None if session is None else session.client
+
+    def _full(self, client: Hashable) -> str:
+        """Why nobody more is let in, or nobody more who is a client; empty where all is well."""
+        if len(self._sessions) >= SESSIONS:
+            return f"{SESSIONS} students are connected already"
+        if client is None:
+            return ""
+        own = sum(session.client == client for session in self._sessions.values())
+        full = f"{SESSIONS_OF_ONE} students with this key or certificate are connected already"
+        return full if own >= SESSIONS_OF_ONE else ""
 
     def _on_score(self, key: PeerKey, score: Score) -> None:
         session = self._sessions.get(key)

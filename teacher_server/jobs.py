@@ -21,6 +21,7 @@ class Session:
         fields: names of the fields it wants, None for all.
         integrity: whether its replies carry a digest.
         name: for logs.
+        client: who has proven to be behind it, None where nobody has to.
     """
 
     key: PeerKey
@@ -28,6 +29,7 @@ class Session:
     fields: tuple[str, ...] | None = None
     integrity: bool = False
     name: str = ""
+    client: Hashable = None
     jobs: dict[int, Job] = field(default_factory=dict)
 
 

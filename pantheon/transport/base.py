@@ -95,6 +95,10 @@ class Listener(ABC):
     def send(self, peer: Peer, message: Message) -> bool:
         """Hand a message over without blocking; False when the peer is gone."""
 
+    def client(self, peer: Peer) -> Hashable:
+        """Who a peer has proven to be, by its key or certificate; None where nobody has to."""
+        return None
+
     def leave(self) -> None:  # noqa: B027 - most have nothing that keeps a process from ending
         """Let the process end though the thread that should `close` hangs; from any thread."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -87,6 +88,11 @@ class GrpcListener(Listener):
     def receive(self) -> tuple[Peer, Message | Lost] | None:
         """The next message and who sent it, or None when there is none now."""
         return None if self._closed else self._peers.receive()
+
+    def client(self, peer: Peer) -> Hashable:
+        """The certificate of a peer, None where none is asked for."""
+        student = self._peers.get(peer)
+        return None if student is None else student.client
 
     def send(self, peer: Peer, message: Message) -> bool:
         """Hand a message over without blocking; False when the peer is gone."""

@@ -27,10 +27,11 @@ class GrpcPeer:
     Args:
         number: what the listener's user knows it by.
         inbox: the listener's.
+        client: its certificate, None without one.
     """
 
-    def __init__(self, number: int, inbox: Inbox) -> None:
-        self.number = number
+    def __init__(self, number: int, inbox: Inbox, client: bytes | None = None) -> None:
+        self.number, self.client = number, client
         self.gone = False
         self._inbox = inbox
         self._unread = threading.BoundedSemaphore(MAX_UNREAD)
@@ -83,9 +84,9 @@ class GrpcPeers:
         self.inbox = Inbox()
         self._peers: dict[int, GrpcPeer] = {}
 
-    def open(self) -> GrpcPeer:
+    def open(self, client: bytes | None = None) -> GrpcPeer:
         """A new peer; called by the threads of calls."""
-        peer = GrpcPeer(next(_numbers), self.inbox)
+        peer = GrpcPeer(next(_numbers), self.inbox, client)
         self._peers[peer.number] = peer
         return peer
 

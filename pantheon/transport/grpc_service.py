@@ -156,7 +156,8 @@ class Servicer:
 
     @contextlib.contextmanager
     def _call(self, context: Any) -> Iterator[GrpcPeer]:
-        peer = self._peers.open()
+        (certificate,) = context.auth_context().get("x509_pem_cert") or (None,)
+        peer = self._peers.open(certificate)
         if not context.add_callback(lambda: peer.finish("the student disconnected")):
             peer.finish("the student disconnected")
         try:

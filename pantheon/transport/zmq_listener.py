@@ -10,7 +10,7 @@ import stat
 import struct
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import zmq
@@ -80,6 +80,7 @@ class ZmqListener(Listener):
         self._max_bytes = limits.max_request_bytes
         self._pending: deque[tuple[Peer, Message | Lost]] = deque()
         self._peers: dict[bytes, int] = {}
+        self._clients: dict[bytes, str] = {}
         self._by_fd: dict[int, bytes] = {}
         self._open: set[int] = set()
         self._sealed: set[bytes] = set()
@@ -210,11 +211,14 @@ class ZmqListener(Listener):
         if (earlier := self._by_fd.get(fd)) is not None:
             self._lose(earlier, fd)
         self._peers[peer], self._by_fd[fd] = fd, peer
+        if self._zap is not None:
+            self._clients[peer] = str(frame.get("User-Id"))
         if fd not in self._open:
             self._lose(peer, fd)
 
     def _lose(self, peer: bytes, fd: int) -> None:
         del self._peers[peer], self._by_fd[fd]
+        self._clients.pop(peer, None)
         self._sealed.discard(peer)
         self._gone.append(peer)
         self._pending.append((peer, Lost("the student disconnected")))
@@ -229,6 +233,10 @@ class ZmqListener(Listener):
             if (peer := self._by_fd.get(fd)) is not None:
                 self._lose(peer, fd)
         return bool(self._pending)
+
+    def client(self, peer: Peer) -> Hashable:
+        """The name and key of a peer, None where no keys are asked for."""
+        return self._clients.get(peer) if isinstance(peer, bytes) else None
 
     def send(self, peer: Peer, message: Message) -> bool:
         """Hand a message over without blocking; False when the peer is gone."""

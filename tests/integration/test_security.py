@@ -425,6 +425,29 @@ def test_more_students_than_a_server_takes_are_told_to_come_later(
         assert read(address) == len(SAMPLES)
 
 
+@pytest.mark.parametrize("scheme", ["tcp", "grpc"])
+def test_one_key_takes_no_more_than_its_share_of_the_sessions(
+    monkeypatch: pytest.MonkeyPatch, keys: Path, certificates: Certificates, scheme: str
+) -> None:
+    monkeypatch.setattr("teacher_server.engine.SESSIONS_OF_ONE", 2)
+    one: Security = Curve(keys, "student")
+    other: Security = Curve(keys, "ann")
+    own: Security = Curve(keys)
+    if scheme == "grpc":
+        one, other, own = [certificates.write(n) for n in ("student", "ann", "server")]
+    with (
+        teacher().start(f"{scheme}://127.0.0.1:0", security=own) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        address = server.addresses[0]
+        for _ in range(2):
+            client = stack.enter_context(TeacherClient(address, security=one))
+            client.query(SAMPLES[:1]).result(20)
+        with pytest.raises(errors.TeacherUnavailable, match="2 students with this key"):
+            read(address, one, patience=1.0)
+        assert read(address, other) == len(SAMPLES)
+
+
 def test_ids_that_wait_count_as_bytes_that_wait() -> None:
     score = Score(1, np.arange(1000), np.zeros(1000, np.int64))
     assert _held_bytes(score) == 16000

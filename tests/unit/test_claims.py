@@ -201,7 +201,11 @@ def with_header(data: bytes, old: str, new: str) -> bytes:
     ("old", "new", "says"),
     [
         ('\\"codec\\":\\"float32\\"', '\\"codec\\":\\"unknown\\"', "cannot be stored"),
-        ('"ids":{"dtype":"I64","shape":[3]', f'"ids":{{"dtype":"I64","shape":[{10**4200}]', "room"),
+        (
+            '"ids":{"dtype":"I64","shape":[3]',
+            f'"ids":{{"dtype":"I64","shape":[{10**4200}]',
+            "rows of",
+        ),
     ],
 )
 def test_a_header_that_no_dump_writes_is_a_shard_error(old: str, new: str, says: str) -> None:
