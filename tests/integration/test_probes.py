@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -146,28 +147,39 @@ def test_a_flood_of_scrapes_reads_few_metrics_and_keeps_no_probe_out() -> None:
     assert count.scrapes < BURST // 4
 
 
-def test_connections_opened_in_a_loop_keep_no_probe_out(probes: Probes) -> None:
-    over, address = threading.Event(), http_address(probes.address)
+FLOOD = """
+import socket, sys, time
+where, live, end = ("127.0.0.1", int(sys.argv[1])), [], time.monotonic() + 20
+while time.monotonic() < end:
+    live.append(socket.socket())
+    live[-1].setblocking(False)
+    live[-1].connect_ex(where)
+    time.sleep(0.0003)
+    if len(live) > 200:
+        live.pop(0).close()
+"""
 
-    def connect() -> None:
-        live: deque[socket.socket] = deque()
-        while not over.wait(0.0005):
-            live.append(socket.socket())
-            live[-1].setblocking(False)
-            live[-1].connect_ex(address)
-            if len(live) > 100:
-                live.popleft().close()
-        for each in live:
-            each.close()
 
-    flood = threading.Thread(target=connect)
-    flood.start()
+def is_told_in_time(probes: Probes) -> bool:
+    """Whether who waits for a second, as a cluster's probe does, is told how things are."""
     try:
-        time.sleep(0.5)
-        assert [ask(probes.address + "/healthz")[0] for _ in range(10)] == [200] * 10
-    finally:
-        over.set()
-        flood.join()
+        with socket.create_connection(http_address(probes.address), 1.0) as client:
+            client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+            return client.recv(100).startswith(b"HTTP/1.0 200")
+    except OSError:
+        return False
+
+
+def test_connections_opened_in_a_loop_keep_no_probe_out(probes: Probes) -> None:
+    port = str(http_address(probes.address)[1])
+    with subprocess.Popen([sys.executable, "-c", FLOOD, port]) as flood:
+        try:
+            time.sleep(1.0)
+            rounds = (sum(is_told_in_time(probes) for _ in range(20)) for _ in range(3))
+            # Where this machine is busy too, a round may be slow.
+            assert any(told >= 18 for told in rounds)
+        finally:
+            flood.kill()
 
 
 def test_a_client_that_sends_a_byte_now_and_then_is_left(probes: Probes) -> None:
