@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -164,9 +165,11 @@ def test_distill_serves_its_numbers_while_it_runs(tmp_path: Path) -> None:
                 where = next(m.split(" at ")[1] for m in said if "metrics and health at" in m)
                 while not (found := read(where))["pantheon_student_samples_total"]:
                     assert process.poll() is None
+                    time.sleep(0.1)
                 more = found["pantheon_student_samples_total"]
                 while read(where)["pantheon_student_samples_total"] == more:
                     assert process.poll() is None
+                    time.sleep(0.1)
                 assert status(where, "readyz") == (200, "reading")
             finally:
                 process.kill()
