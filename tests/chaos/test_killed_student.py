@@ -187,7 +187,7 @@ def some(stride: int) -> Any:
     return pytest.mark.parametrize("stride", [stride, every])
 
 
-@some(5)
+@some(8)
 def test_killed_at_any_point_it_goes_on_to_the_same_ids_and_bits(
     tmp_path: Path, doomed: Doomed, addresses: list[str], alone: Calm, stride: int
 ) -> None:
@@ -203,7 +203,7 @@ def test_killed_at_any_point_it_goes_on_to_the_same_ids_and_bits(
     assert begins == set(range(STEPS + 1))  # It went on after every step there is.
 
 
-@some(4)
+@some(6)
 def test_killed_again_and_again_it_gets_done(
     tmp_path: Path, doomed: Doomed, addresses: list[str], alone: Calm, stride: int
 ) -> None:

@@ -205,7 +205,7 @@ def until(true: Callable[[], bool]) -> None:
 def test_what_a_killed_replica_cost_is_counted() -> None:
     with (
         running("tests.integration.toy", "tcp://127.0.0.1:0") as (first, [one]),
-        running("tests.integration.toy", "tcp://127.0.0.1:0") as (_, [two]),
+        running("tests.integration.toy", "tcp://127.0.0.1:0") as (second, [two]),
         KnowledgeLoader(
             toy.Numbers(),
             5,
@@ -222,6 +222,7 @@ def test_what_a_killed_replica_cost_is_counted() -> None:
                 seen.extend(batch.ids.tolist())
                 if len(seen) == 10:  # Most of the epoch is still to be asked for.
                     first.send_signal(signal.SIGSTOP)
+                    second.send_signal(signal.SIGSTOP)
 
         def replica() -> ReplicaStats:
             return loader.stats().teachers["t"].by_replica[f"{one}/minus"]
@@ -231,6 +232,7 @@ def test_what_a_killed_replica_cost_is_counted() -> None:
         until(lambda: loader.stats().waiting > 0.3)
         held = replica().in_flight
         first.kill()
+        second.send_signal(signal.SIGCONT)
         learning.join(30)
         stats, now = loader.stats(), replica()
     assert seen == list(range(toy.SIZE))
