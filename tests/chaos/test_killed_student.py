@@ -187,7 +187,7 @@ def some(stride: int) -> Any:
     return pytest.mark.parametrize("stride", [stride, every])
 
 
-@some(8)
+@some(5)
 def test_killed_at_any_point_it_goes_on_to_the_same_ids_and_bits(
     tmp_path: Path, doomed: Doomed, addresses: list[str], alone: Calm, stride: int
 ) -> None:

@@ -292,9 +292,11 @@ def silent() -> Iterator[str]:
 
     thread = threading.Thread(target=run)
     thread.start()
-    yield listener.address
-    over.set()
-    thread.join()
+    try:
+        yield listener.address
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_a_teacher_that_says_nothing_is_given_up_and_named() -> None:
