@@ -4,8 +4,9 @@ Answers show numbers and names, never knowledge. Each connection is answered onc
 `ANSWER_S` seconds and `MAX_HEAD` bytes to ask; at most `MAX_CLIENTS` are served at a time, and one
 more takes the place of one that has said nothing, or of one whose address has more than others.
 Each address has a share of connections, one for those that ask for metrics, one for other
-questions, and one for those that say nothing at first; beyond it they are hung up on. So neither
-slow, idle nor many clients hold the process up or keep a watcher out.
+questions, and one for those that say nothing at first; beyond it questions are answered 429 and
+silence is hung up on. So neither slow, idle nor many clients hold the process up or keep a watcher
+out.
 """
 
 from __future__ import annotations
@@ -43,6 +44,12 @@ MAX_CLIENTS = 16
 BURST = 80
 RATE = 20.0
 """Connections of one address and kind at once, and in a second."""
+
+TOO_MANY = (
+    b"HTTP/1.0 429 Too Many Requests\r\nRetry-After: 1\r\n"
+    b"Content-Type: text/plain\r\nContent-Length: 36\r\n\r\nasked too often; ask once a second.\n"
+)
+"""What an address is told that asks beyond its share."""
 
 FRESH_S = 0.5
 """Seconds in which a client that asks keeps its place against others of its address."""
@@ -165,6 +172,13 @@ def _peek(request: socket.socket) -> bytes:
     return b"metrics" if data == b"GET /metrics" else b"other" if data else b""
 
 
+def _refuse(request: socket.socket) -> None:
+    """Say that it was asked too often; without waiting, as there may be many."""
+    with contextlib.suppress(OSError):
+        request.recv(MAX_HEAD, socket.MSG_DONTWAIT)  # What is left unread would reset the answer.
+        request.send(TOO_MANY, socket.MSG_DONTWAIT)
+
+
 class _Metrics:
     """The encoded metrics, read anew for a few scrapes in a second."""
 
@@ -216,7 +230,11 @@ class _Server(HTTPServer):
 
     def _admit(self, request: Any, client_address: Any) -> None:
         host, asked = str(client_address[0]), _peek(request)
-        if (asked and not self._shares.take((host, asked))) or not self._place(request, host):
+        if asked and not self._shares.take((host, asked)):
+            _refuse(request)
+            self.shutdown_request(request)
+            return
+        if not self._place(request, host):
             self.shutdown_request(request)
             return
         threading.Thread(target=self._answer, args=(request, client_address), daemon=True).start()
