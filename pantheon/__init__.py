@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pantheon.objective import Term as Term
     from pantheon.ragged import Ragged as Ragged
     from pantheon.resuming import Checkpoint as Checkpoint
+    from pantheon.sample_stream import SampleStream as SampleStream
     from pantheon.schema import FieldSpec as FieldSpec
     from pantheon.schema import KnowledgeSchema as KnowledgeSchema
     from pantheon.stream import KnowledgeStream as KnowledgeStream
@@ -58,6 +59,7 @@ __all__ = [
     "Ragged",
     "Raw",
     "Route",
+    "SampleStream",
     "Stack",
     "Sum",
     "Term",
@@ -76,6 +78,7 @@ _HOMES = {
     "objective": ("Objective", "Term"),
     "ragged": ("Ragged",),
     "resuming": ("Checkpoint",),
+    "sample_stream": ("SampleStream",),
     "schema": ("FieldSpec", "KnowledgeSchema"),
     "stream": ("KnowledgeStream",),
     "topk": ("TopKLogits", "TopKMixture"),

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from pantheon.errors import ConfigError
+
 GATHER = 1800.0
 """Seconds more than the loader's patience that the ranks wait for one that is busy."""
 
@@ -84,6 +86,25 @@ def _sum(parameters: list[nn.Parameter]) -> None:
     parts = torch.split(flat, [p.numel() for p in parameters])
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.grad = part.view_as(parameter)
+
+
+def place(rank: int | None, world: int | None) -> tuple[int, int]:
+    """This process's rank and the number of ranks: as given, else torchrun's, else alone.
+
+    Raises:
+        ConfigError: only one of them is given.
+
+    Example:
+        >>> place(1, 4)
+        (1, 4)
+    """
+    if (rank is None) != (world is None):
+        raise ConfigError(
+            f"rank={rank} and world={world}: give both, or neither to take torchrun's"
+        )
+    if rank is not None and world is not None:
+        return rank, world
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def current() -> Ranks:

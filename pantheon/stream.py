@@ -1,8 +1,9 @@
-"""What training and stages need of a loader: a stream of batches that can be continued."""
+"""What training and stages need of a loader: a stream of batches that can be continued and cut."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ class Batch(Protocol):
 
 
 @runtime_checkable
-class KnowledgeStream(Protocol):
-    """A stream of batches: `student_client.KnowledgeLoader`, or anything that behaves like one.
+class BatchStream(Protocol):
+    """Batches, epoch after epoch: all that the training loop needs.
 
     Every ``iter()`` starts the next epoch at its beginning; only after `load_state_dict` does the
     next one go on in the middle. `state_dict` counts the batches that were yielded.
@@ -51,8 +52,8 @@ class KnowledgeStream(Protocol):
         ...     def __len__(self): return 0
         ...     def state_dict(self): return {"epoch": 0}
         ...     def load_state_dict(self, state): pass
-        >>> isinstance(Nothing(), KnowledgeStream)
-        True
+        >>> isinstance(Nothing(), BatchStream), isinstance(Nothing(), KnowledgeStream)
+        (True, False)
     """
 
     def __iter__(self) -> Iterator[Batch]:
@@ -66,3 +67,43 @@ class KnowledgeStream(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the last batch that `state` counts."""
+
+
+@runtime_checkable
+class KnowledgeStream(BatchStream, Protocol):
+    """Batches that can also be cut into other streams: what compression stages depend on.
+
+    `student_client.KnowledgeLoader` is one, and so is `pantheon.SampleStream`, which has no
+    teachers. A stream that was cut from another one stands at its own beginning and is read
+    independently; closing the first one closes them all.
+    """
+
+    def slice(self, n: int, seed: int = 0) -> KnowledgeStream:
+        """`n` samples chosen by `seed`, in one order and one view that stay the same for ever."""
+
+    def split(self, k: int, seed: int = 0) -> tuple[KnowledgeStream, ...]:
+        """`k` streams that share the samples among them, each sample in one of them."""
+
+    def close(self) -> None:
+        """Let go of whatever it reads from. Safe to call twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The streams of one dataset's parts.
+
+    Args:
+        train: what is learned from.
+        validation: what choices are made by; None where there is none.
+        test: read once, at the end; None where there is none.
+    """
+
+    train: KnowledgeStream
+    validation: KnowledgeStream | None = None
+    test: KnowledgeStream | None = None
+
+    def close(self) -> None:
+        """Close all of them."""
+        for stream in (self.test, self.validation, self.train):
+            if stream is not None:
+                stream.close()

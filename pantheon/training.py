@@ -1,4 +1,4 @@
-"""The one training loop, over any `KnowledgeStream`."""
+"""The one training loop, over any `BatchStream`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pantheon.objective import call_student
 from pantheon.ranks import Ranks
 from pantheon.resuming import Checkpoint
 from pantheon.sequence import NOTHING, extend
-from pantheon.stream import Batch, KnowledgeStream
+from pantheon.stream import Batch, BatchStream
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class Training:
     def __init__(
         self,
         model: nn.Module,
-        stream: KnowledgeStream,
+        stream: BatchStream,
         objective: Callable[[Any, Batch], Mapping[str, Tensor]],
         optimizer: torch.optim.Optimizer,
         *,

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from pantheon.buffers import to_raw
+from pantheon.itinerary import Itinerary, Stretch
 from pantheon.ledger import Assignment, Ledger
 from pantheon.messages import Heartbeat, RawTensor, Refused, Scored
 from student_client.assemble import Piece
 from student_client.cache import Caches
 from student_client.check import check_scored, intact
 from student_client.fleet import RETRY_S, Fleet
-from student_client.itinerary import Itinerary, Stretch
 from student_client.known import KnownTeacher
 from student_client.outbox import Asked, Outbox
 from student_client.plan import MergePlan, Wanted

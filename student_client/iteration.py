@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from pantheon.batch import Batch
 from pantheon.errors import ConfigError, DatasetError
-from student_client.batch import Batch
+from pantheon.position import Position
 from student_client.epoch import Epoch
-from student_client.position import Position
 from student_client.stats import Totals
 
 

@@ -11,27 +11,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pantheon import stream_state as saved
 from pantheon.errors import ConfigError
+from pantheon.itinerary import Itinerary, check_range, check_view, chosen_ids
 from pantheon.knowledge import Value
 from pantheon.merge import Merge
 from pantheon.order import Order
+from pantheon.position import Position
 from pantheon.probes import Probes
+from pantheon.ranks import place
 from pantheon.reading import Reader
+from pantheon.samples import Samples, should_pin
 from pantheon.schema import KnowledgeSchema
-from student_client import state as saved
+from pantheon.selecting import fixed_view, sliced, splitted
 from student_client.cache import Caches
 from student_client.delivery import Delivery
 from student_client.epoch import Epoch
 from student_client.fleet import Fleet, any_open
 from student_client.iteration import Iteration
-from student_client.itinerary import Itinerary, check_range, chosen_ids
 from student_client.meter import Meter
 from student_client.metrics import LoaderCollector, health
-from student_client.options import Options, place
+from student_client.options import Options
 from student_client.plan import parse_merges
-from student_client.position import Position
 from student_client.reach import Keys, Own, reach
-from student_client.samples import Samples, should_pin
 from student_client.settled import Settled, size_told
 from student_client.sources import Given, kind_of
 from student_client.stats import LoaderStats, Totals
@@ -57,6 +59,7 @@ class KnowledgeLoader:
         drop_last: leave out a last batch that is not full.
         rank, world: this process's place among data-parallel students; torchrun's by default.
         views: augmentation views; an epoch shows view 1 + epoch mod views. 0 shows view 0.
+        view: the only view that is shown, in all epochs.
         num_workers: processes that read samples, whose random numbers (of torch, Python and numpy)
             begin anew from seed, rank, epoch and step; 0 reads in the caller's thread.
         collate_fn: from a list of samples to inputs, to a tuple of inputs and targets, or to a dict
@@ -113,6 +116,7 @@ class KnowledgeLoader:
         rank: int | None = None,
         world: int | None = None,
         views: int = 0,
+        view: int | None = None,
         num_workers: int = 0,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         pin_memory: bool | None = None,
@@ -133,6 +137,8 @@ class KnowledgeLoader:
         cache_bytes: int | None = 64 << 30,
         http: str | None = None,
     ) -> None:
+        self._given = {k: v for k, v in locals().items() if k != "self"}
+        self._cut: weakref.WeakSet[KnowledgeLoader] = weakref.WeakSet()
         rank, world = place(rank, world)
         self._options = Options(
             batch_size=batch_size,
@@ -142,6 +148,7 @@ class KnowledgeLoader:
             rank=rank,
             world=world,
             views=views,
+            view=check_view(view, views),
             num_workers=num_workers,
             request_rows=request_rows,
             window_bytes=window_bytes,
@@ -198,7 +205,7 @@ class KnowledgeLoader:
         o = self._options
         count = size if self._ids is None else len(self._ids)
         order = Order(count, o.batch_size, o.seed, o.shuffle, o.rank, o.world, o.drop_last)
-        return Itinerary(order, self._ids, o.views)
+        return Itinerary(order, self._ids, o.views, o.view)
 
     def _open_samples(self, dataset: Any, collate_fn: Any) -> Samples | None:
         if dataset is None or self._itinerary is None:
@@ -279,8 +286,7 @@ class KnowledgeLoader:
 
     def __len__(self) -> int:
         """Batches of an epoch, the same for every rank; without a dataset, asks the teachers."""
-        itinerary = self._itinerary or self._settle()[1]
-        return itinerary.order.steps
+        return self._ordered().steps
 
     @property
     def epoch(self) -> int:
@@ -334,8 +340,7 @@ class KnowledgeLoader:
         return {n: a.stated for n, a in self._fleet.agreements.items()}
 
     def _run(self) -> saved.Run:
-        itinerary = self._itinerary or self._settle()[1]
-        order, o = itinerary.order, self._options
+        order, o = self._ordered(), self._options
         return saved.Run(
             global_batch=order.global_batch,
             seed=o.seed,
@@ -344,7 +349,53 @@ class KnowledgeLoader:
             ids=saved.ids_fingerprint(self._ids),
             drop_last=o.drop_last,
             views=o.views,
+            view=o.view,
         )
+
+    def select(
+        self,
+        ids: Sequence[int] | NDArray[np.int64],
+        *,
+        shuffle: bool | None = None,
+        view: int | None = None,
+    ) -> KnowledgeLoader:
+        """A loader of other ids with the same teachers, from its beginning.
+
+        It has sessions of its own with the teachers, serves no metrics, and is closed with this
+        one.
+
+        Args:
+            shuffle, view: as of `KnowledgeLoader`; those of this one if left out.
+        """
+        changed: dict[str, Any] = {"ids": ids, "http": None}
+        changed |= {} if shuffle is None else {"shuffle": shuffle}
+        changed |= {} if view is None else {"view": view}
+        made = KnowledgeLoader(**(self._given | changed))
+        self._cut.add(made)
+        return made
+
+    def slice(self, n: int, seed: int = 0) -> KnowledgeLoader:
+        """`n` samples chosen by `seed`, in one order and one view that stay the same for ever.
+
+        Raises:
+            ConfigError: more samples than there are.
+        """
+        order, o = self._ordered(), self._options
+        view = fixed_view(o.views, seed) if o.view is None else o.view
+        return self.select(sliced(self._ids, order.size, n, seed), shuffle=False, view=view)
+
+    def split(self, k: int, seed: int = 0) -> tuple[KnowledgeLoader, ...]:
+        """`k` loaders that share the samples, of the same size give or take one sample.
+
+        Raises:
+            ConfigError: fewer than one sample for each.
+        """
+        parts = splitted(self._ids, self._ordered().size, k, seed)
+        return tuple(self.select(part) for part in parts)
+
+    def _ordered(self) -> Order:
+        """The order of the samples; without a dataset, asks the teachers for their number."""
+        return (self._itinerary or self._settle()[1]).order
 
     def describe(self) -> KnowledgeSchema:
         """The merged fields of a batch's knowledge; waits until every teacher has answered."""
@@ -360,7 +411,9 @@ class KnowledgeLoader:
         return self._meter.read()
 
     def close(self) -> None:
-        """Leave the teachers, stop the workers. Safe to call twice."""
+        """Leave the teachers, stop the workers; so does all that was cut from it. Safe twice."""
+        for loader in list(self._cut):
+            loader.close()
         self._abandon("this loader was closed")
         self._shut()
         if self._probes is not None:

@@ -10,10 +10,10 @@ import weakref
 from collections import Counter
 from collections.abc import Mapping
 
+from pantheon.position import Position
 from student_client.epoch import Epoch
 from student_client.fleet import Fleet
 from student_client.known import KnownTeacher
-from student_client.position import Position
 from student_client.replica import Replica
 from student_client.stats import LoaderStats, ReplicaStats, TeacherStats, Totals
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -46,6 +45,7 @@ class Options:
     rank: int = 0
     world: int = 1
     views: int = 0
+    view: int | None = None
     num_workers: int = 0
     request_rows: int | None = None
     window_bytes: int = 64 << 20
@@ -71,25 +71,6 @@ class Options:
             raise ConfigError(
                 f"rank {self.rank} of {self.world} cannot be; expected ranks 0 to world - 1"
             )
-
-
-def place(rank: int | None, world: int | None) -> tuple[int, int]:
-    """This process's rank and the number of ranks: as given, else torchrun's, else alone.
-
-    Raises:
-        ConfigError: only one of them is given.
-
-    Example:
-        >>> place(1, 4)
-        (1, 4)
-    """
-    if (rank is None) != (world is None):
-        raise ConfigError(
-            f"rank={rank} and world={world}: give both, or neither to take torchrun's"
-        )
-    if rank is not None and world is not None:
-        return rank, world
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def for_teachers(

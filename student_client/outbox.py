@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pantheon.itinerary import Itinerary, Stretch, joined
 from pantheon.ledger import Assignment
 from pantheon.messages import Cancel
 from student_client.answering import score_rows
 from student_client.fleet import RETRY_S, Fleet
-from student_client.itinerary import Itinerary, Stretch, joined
 from student_client.known import KnownTeacher
 from student_client.plan import MergePlan
 from student_client.replica import Replica

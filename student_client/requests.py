@@ -12,11 +12,11 @@ from torch import Tensor
 
 from pantheon.buffers import from_raw, to_raw
 from pantheon.errors import DatasetError
+from pantheon.itinerary import Stretch
 from pantheon.messages import RawTensor, Score
 from pantheon.reading import Reader
 from pantheon.schema import KnowledgeSchema
 from pantheon.store.arranged import taken
-from student_client.itinerary import Stretch
 from student_client.plan import Wanted
 
 

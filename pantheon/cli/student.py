@@ -15,7 +15,7 @@ from pantheon.errors import ConfigError
 from pantheon.objective import Objective, Term
 from pantheon.ranks import Ranks
 from pantheon.reference import call
-from pantheon.stream import KnowledgeStream
+from pantheon.stream import BatchStream
 from pantheon.training import Training
 from teacher_server.devices import device_names
 
@@ -30,7 +30,7 @@ KNOWN = {
 
 
 def training_from(
-    config: StudentConfig, stream: KnowledgeStream, ranks: Ranks, **callbacks: Any
+    config: StudentConfig, stream: BatchStream, ranks: Ranks, **callbacks: Any
 ) -> Training:
     """The training that a configuration describes, on a stream, in one or several ranks."""
     if config.threads:

@@ -14,7 +14,7 @@ from pantheon.demo import models
 from pantheon.demo.data import LABELLED, Part, accuracy, held_out_part, training_part
 from pantheon.losses import KLDivergence
 from pantheon.objective import Objective, Term
-from pantheon.stream import KnowledgeStream
+from pantheon.stream import BatchStream
 from pantheon.training import Epoch, Training
 
 BATCH = 64
@@ -50,7 +50,7 @@ def _batches(rows: Tensor) -> list[Tensor]:
 
 
 def train_student(
-    stream: KnowledgeStream,
+    stream: BatchStream,
     seed: int,
     epochs: int = EPOCHS,
     *,

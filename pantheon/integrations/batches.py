@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pantheon.stream import Batch, KnowledgeStream
+from pantheon.stream import Batch, BatchStream
 
 BEGUN = "batches.begun"
 """The entry of a state that says whether the loader is within an epoch."""
@@ -36,7 +36,7 @@ class Batches:
         [(1, 0), (1, 1)]
     """
 
-    def __init__(self, loader: KnowledgeStream) -> None:
+    def __init__(self, loader: BatchStream) -> None:
         self.loader = loader
         self._begun = False
         self._then: Callable[[Batches], Iterator[Batch]] = Batches._epoch

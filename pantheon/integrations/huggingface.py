@@ -25,7 +25,7 @@ from pantheon.errors import ConfigError, ResumeMismatch, StoreError
 from pantheon.integrations.batches import Batches
 from pantheon.integrations.disk import flush
 from pantheon.objective import call_student
-from pantheon.stream import Batch, KnowledgeStream
+from pantheon.stream import Batch, BatchStream
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]  # transformers is not
         model: torch.nn.Module,
         args: Any,
         *,
-        loader: KnowledgeStream,
+        loader: BatchStream,
         objective: Objective,
         **options: Any,
     ) -> None:
@@ -182,7 +182,7 @@ class _Source(IterableDataset[Any]):
     `Trainer` skips as many as it has learned from, whatever they are.
     """
 
-    def __init__(self, loader: KnowledgeStream) -> None:
+    def __init__(self, loader: BatchStream) -> None:
         self.batches = Batches(loader)
         self.resumed: Callable[[], int] | None = None
 

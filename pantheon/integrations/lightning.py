@@ -33,7 +33,7 @@ from pantheon.errors import ConfigError, ResumeMismatch, StoreError
 from pantheon.integrations.batches import Batches
 from pantheon.integrations.disk import flush
 from pantheon.ranks import Ranks, current
-from pantheon.stream import KnowledgeStream
+from pantheon.stream import BatchStream
 
 __all__ = ["AtomicCheckpointIO", "Batches", "ExactResume"]
 
@@ -326,7 +326,7 @@ def _check_whole(torn: str | None) -> None:
 
 def _check_loaders(loop: Any) -> None:
     for loader in loop._combined_loader.flattened:
-        if isinstance(loader, KnowledgeStream) and not isinstance(loader, Batches):
+        if isinstance(loader, BatchStream) and not isinstance(loader, Batches):
             raise ConfigError(
                 f"trainer.fit was given a {type(loader).__name__} itself, whose epoch is empty "
                 "when it is resumed right after the last batch, and training would end there; give "

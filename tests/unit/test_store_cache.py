@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pantheon.buffers import from_raw, to_raw
 from pantheon.errors import RevisionMismatch, SchemaError
+from pantheon.itinerary import Stretch
 from pantheon.schema import FieldSpec, KnowledgeSchema
 from pantheon.store import DumpInfo, KnowledgeReader, KnowledgeWriter
 from pantheon.store.arranged import Answer, arrange
@@ -22,7 +23,6 @@ from pantheon.store.cache import KnowledgeCache, cache_folder
 from pantheon.store.folder import Folder
 from pantheon.store.ranges import RangeFile
 from pantheon.store.table import PairTable
-from student_client.itinerary import Stretch
 from student_client.requests import Held, Request
 
 SCHEMA = KnowledgeSchema(

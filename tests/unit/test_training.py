@@ -15,7 +15,7 @@ from pantheon.demo.recipe import LabelledBatch
 from pantheon.errors import ConfigError, ResumeMismatch, StoreError
 from pantheon.losses import DKD, KLDivergence
 from pantheon.objective import IGNORE
-from pantheon.stream import KnowledgeStream
+from pantheon.stream import BatchStream
 from pantheon.training import Epoch, Step
 
 STEPS, ROWS = 5, 4
@@ -81,7 +81,7 @@ def weights(run: Training) -> Tensor:
 
 
 def test_the_test_stream_is_a_knowledge_stream() -> None:
-    assert isinstance(Stream(), KnowledgeStream)
+    assert isinstance(Stream(), BatchStream)
 
 
 def test_progress_is_told_after_every_step_and_epoch() -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from pantheon.errors import ConfigError, UnsupportedScheme
 from pantheon.messages import Limits
+from pantheon.ranks import place
 from pantheon.schema import FieldSpec, KnowledgeSchema
-from student_client.options import Options, for_teachers, place
+from student_client.options import Options, for_teachers
 from student_client.sizing import REQUEST_BYTES, is_ragged, request_rows, row_bytes
 from student_client.sources import kind_of, open_sources
 

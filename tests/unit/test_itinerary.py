@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pantheon.errors import DatasetError, IdOutOfRange
+from pantheon.itinerary import Itinerary, chosen_ids, joined
 from pantheon.order import Order
 from student_client import itinerary as module
-from student_client.itinerary import Itinerary, chosen_ids, joined
 
 
 @given(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pantheon.errors import DatasetError, IdOutOfRange
+from pantheon.errors import ConfigError, DatasetError, IdOutOfRange
 from pantheon.order import Order
 
 BLOCK = 4096
@@ -58,18 +58,27 @@ class Itinerary:
         order: the order of positions.
         ids: int64, the ids that the positions stand for; None when they are the ids.
         views: how many views there are, 0 for none.
+        fixed: the view of every epoch; None shows one after another.
 
     Example:
         >>> Itinerary(Order(4, 2), np.array([7, 5, 3, 1])).batch_ids(0, 1)
         [3, 1]
     """
 
-    def __init__(self, order: Order, ids: NDArray[np.int64] | None = None, views: int = 0) -> None:
-        self.order, self.ids, self.views = order, ids, views
+    def __init__(
+        self,
+        order: Order,
+        ids: NDArray[np.int64] | None = None,
+        views: int = 0,
+        fixed: int | None = None,
+    ) -> None:
+        self.order, self.ids, self.views, self.fixed = order, ids, views, fixed
         self._block: tuple[int, Stretch] | None = None
 
     def view(self, epoch: int) -> int:
         """The view every sample of an epoch is seen in."""
+        if self.fixed is not None:
+            return self.fixed
         return 1 + epoch % self.views if self.views else 0
 
     def stretch(self, epoch: int, start: int, stop: int) -> Stretch:
@@ -92,6 +101,18 @@ class Itinerary:
             block = self._block = (epoch, self.stretch(epoch, start, end))
         found: list[int] = block[1].cut(start, stop).ids.tolist()
         return found
+
+
+def check_view(view: int | None, views: int) -> int | None:
+    """A fixed view, checked: 0, or one of ``1 … views``; None for none.
+
+    Example:
+        >>> check_view(2, views=3), check_view(None, views=0)
+        (2, None)
+    """
+    if view is not None and (not isinstance(view, int) or not 0 <= view <= views):
+        raise ConfigError(f"view is {view!r}; expected 0 to {views}, as there are {views} views")
+    return view
 
 
 def chosen_ids(ids: object, size: int | None) -> NDArray[np.int64] | None:

@@ -27,6 +27,7 @@ class Run:
         size: samples in the dataset.
         ids: fingerprint of the chosen ids, None for all of them.
         views: how many views there are, 0 for none.
+        view: the only one that is shown, if it is only one.
     """
 
     global_batch: int
@@ -36,6 +37,7 @@ class Run:
     ids: str | None
     drop_last: bool
     views: int
+    view: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

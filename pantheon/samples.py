@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pantheon.dataset import collate, read, split_item
 from pantheon.errors import ConfigError, DatasetError
+from pantheon.itinerary import Itinerary
 from pantheon.reading import map_tensors, rows_of, split_batch
-from student_client.itinerary import Itinerary
 
 logger = logging.getLogger(__name__)
 
