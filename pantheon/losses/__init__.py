@@ -4,5 +4,13 @@ from __future__ import annotations
 
 from pantheon.losses.decoupled import DKD
 from pantheon.losses.logits import KLDivergence, LogitLoss, LogitMSE, SoftLabelCrossEntropy
+from pantheon.losses.shape_align import ShapeAlign
 
-__all__ = ["DKD", "KLDivergence", "LogitLoss", "LogitMSE", "SoftLabelCrossEntropy"]
+__all__ = [
+    "DKD",
+    "KLDivergence",
+    "LogitLoss",
+    "LogitMSE",
+    "ShapeAlign",
+    "SoftLabelCrossEntropy",
+]
