@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pantheon.losses.decoupled import DKD
+from pantheon.losses.features import FSP, AttentionTransfer, FeatureMSE
 from pantheon.losses.logits import KLDivergence, LogitLoss, LogitMSE, SoftLabelCrossEntropy
 from pantheon.losses.shape_align import ShapeAlign
 
 __all__ = [
     "DKD",
+    "FSP",
+    "AttentionTransfer",
+    "FeatureMSE",
     "KLDivergence",
     "LogitLoss",
     "LogitMSE",
