@@ -5,6 +5,7 @@ from __future__ import annotations
 from pantheon.losses.decoupled import DKD
 from pantheon.losses.features import FSP, AttentionTransfer, FeatureMSE
 from pantheon.losses.logits import KLDivergence, LogitLoss, LogitMSE, SoftLabelCrossEntropy
+from pantheon.losses.relations import RKDAngle, RKDDistance
 from pantheon.losses.shape_align import ShapeAlign
 
 __all__ = [
@@ -15,6 +16,8 @@ __all__ = [
     "KLDivergence",
     "LogitLoss",
     "LogitMSE",
+    "RKDAngle",
+    "RKDDistance",
     "ShapeAlign",
     "SoftLabelCrossEntropy",
 ]
