@@ -7,6 +7,7 @@ from pantheon.losses.features import FSP, AttentionTransfer, FeatureMSE
 from pantheon.losses.logits import KLDivergence, LogitLoss, LogitMSE, SoftLabelCrossEntropy
 from pantheon.losses.relations import RKDAngle, RKDDistance
 from pantheon.losses.shape_align import ShapeAlign
+from pantheon.losses.spherical import SphericalKD
 
 __all__ = [
     "DKD",
@@ -20,4 +21,5 @@ __all__ = [
     "RKDDistance",
     "ShapeAlign",
     "SoftLabelCrossEntropy",
+    "SphericalKD",
 ]
