@@ -5,6 +5,7 @@ from __future__ import annotations
 from pantheon.losses.decoupled import DKD
 from pantheon.losses.features import FSP, AttentionTransfer, FeatureMSE
 from pantheon.losses.logits import KLDivergence, LogitLoss, LogitMSE, SoftLabelCrossEntropy
+from pantheon.losses.mutual import MutualLearning
 from pantheon.losses.relations import RKDAngle, RKDDistance
 from pantheon.losses.shape_align import ShapeAlign
 from pantheon.losses.spherical import SphericalKD
@@ -17,6 +18,7 @@ __all__ = [
     "KLDivergence",
     "LogitLoss",
     "LogitMSE",
+    "MutualLearning",
     "RKDAngle",
     "RKDDistance",
     "ShapeAlign",
