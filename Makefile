@@ -42,7 +42,7 @@ integration: $(VENV)/.dev .venv-mlserver/.installed
 	$(PYTEST) tests/integration tests/chaos -m "not conformance and not chaos"
 
 doctest: $(VENV)/.dev
-	$(PYTEST) --doctest-modules pantheon teacher_server student_client
+	$(PYTEST) --doctest-modules pantheon teacher_server student_client examples
 
 examples: $(VENV)/.dev
 	$(PYTEST) tests/examples

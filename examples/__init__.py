@@ -1,0 +1,1 @@
+"""What Pantheon's configurations are tried on; run from the folder above."""
