@@ -1,0 +1,71 @@
+"""How often a classifier is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from pantheon.errors import ConfigError
+from pantheon.objective import IGNORE
+from pantheon.stream import Batch
+
+
+def accuracy(model: Callable[[Tensor], Tensor], stream: Iterable[Batch]) -> dict[str, float]:
+    """Top-1 and top-5 accuracy over one epoch of a stream, in percent.
+
+    Rows that only pad a batch, and rows without a label, do not count.
+
+    Args:
+        model: from inputs to logits ``[n, classes]``; a module is in evaluation mode already.
+        stream: batches with targets, int64 ``[n]``. They are moved to where the model is.
+
+    Returns:
+        ``top1`` and ``top5``, the share of samples whose class is the first, or among the first
+        five. Equal logits count in the order of `torch.topk`.
+
+    Raises:
+        ConfigError: no row with a label.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> inputs, targets = torch.eye(6), torch.tensor([0, 1, 5, 5, 4, 4])
+        >>> batch = SimpleNamespace(inputs=inputs, targets=targets, mask=torch.arange(6) < 4)
+        >>> accuracy(lambda inputs: inputs * 2 - torch.arange(6) / 10, [batch])
+        {'top1': 50.0, 'top5': 50.0}
+    """
+    device, rows = _device(model), 0
+    right = torch.zeros(2, dtype=torch.int64)
+    with torch.inference_mode():
+        for batch in stream:
+            if batch.targets is None:
+                continue
+            logits, targets = model(batch.inputs.to(device)).cpu(), batch.targets.cpu()
+            counts = batch.mask.cpu() & (targets != IGNORE)
+            right += hits(logits[counts], targets[counts])
+            rows += int(counts.sum())
+    if not rows:
+        raise ConfigError("accuracy needs samples with labels, and the stream has none")
+    top1, top5 = (100 * right.double() / rows).tolist()
+    return {"top1": top1, "top5": top5}
+
+
+def hits(logits: Tensor, targets: Tensor) -> Tensor:
+    """How many targets are first, and among the first five; int64 ``[2]``.
+
+    Example:
+        >>> hits(torch.tensor([[0.0, 2.0, 1.0], [0.0, 2.0, 1.0]]), torch.tensor([1, 2]))
+        tensor([1, 2])
+    """
+    order = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    found = order == targets[:, None]
+    return torch.stack([found[:, :1].sum(), found.sum()])
+
+
+def _device(model: object) -> torch.device:
+    """Where a module's weights are."""
+    if isinstance(model, torch.nn.Module):
+        for weights in model.parameters():
+            return weights.device
+    return torch.device("cpu")
