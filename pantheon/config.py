@@ -55,10 +55,28 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=False, frozen=True)
     _file: str = PrivateAttr(default="")
     _lines: Mapping[Place, int] = PrivateAttr(default_factory=dict)
+    _place: Place = PrivateAttr(default=())
 
     def where(self, *place: str | int) -> str:
-        """``file:line: key`` of a value, for messages."""
-        return _where(self._file, self._lines, place)
+        """``file:line: key`` of a value in this section, for messages."""
+        return _where(self._file, self._lines, (*self._place, *place))
+
+    def _settle(self, file: str, lines: Mapping[Place, int], place: Place) -> None:
+        """Tell this section and those in it where they were read."""
+        self._file, self._lines, self._place = file, lines, place
+        for name, info in type(self).model_fields.items():
+            _settle_in(getattr(self, name), file, lines, (*place, info.alias or name))
+
+
+def _settle_in(value: Any, file: str, lines: Mapping[Place, int], place: Place) -> None:
+    if isinstance(value, Section):
+        value._settle(file, lines, place)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _settle_in(item, file, lines, (*place, index))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _settle_in(item, file, lines, (*place, key))
 
 
 class TlsConfig(Section):
@@ -134,24 +152,65 @@ LOSSES: Mapping[str, frozenset[str]] = {
     "soft_cross_entropy": frozenset({"student_temperature", "teacher_temperature"}),
     "dkd": frozenset({"temperature", "alpha", "beta", "mask", "absent"}),
     "mse": frozenset(),
-    "cross_entropy": frozenset(),
+    "spherical": frozenset({"multiplier"}),
+    "cross_entropy": frozenset({"label_smoothing"}),
+    "feature": frozenset(),
+    "fsp": frozenset(),
+    "attention": frozenset({"power"}),
+    "rkd_distance": frozenset(),
+    "rkd_angle": frozenset(),
 }
-"""The losses a student's configuration can name, and the settings each of them takes."""
+"""The losses that a configuration can name, and the settings each of them takes."""
+
+LossName = Literal[
+    "kl",
+    "soft_cross_entropy",
+    "dkd",
+    "mse",
+    "spherical",
+    "cross_entropy",
+    "feature",
+    "fsp",
+    "attention",
+    "rkd_distance",
+    "rkd_angle",
+]
+
+
+class RampConfig(Section):
+    """A weight that goes from `start` to `end` between two epochs; see `pantheon.ramp.Ramp`."""
+
+    start: float
+    end: float
+    begin: float = Field(default=0.0, ge=0)
+    until: float = Field(gt=0)
+    shape: Literal["linear", "cosine"] = "linear"
+
+    @model_validator(mode="after")
+    def _forward(self) -> Self:
+        if self.begin > self.until:
+            raise ValueError(f"begin is {self.begin}, after until, which is {self.until}")
+        return self
 
 
 class LossConfig(Section):
     """One addend of a student's loss.
 
     `loss` is one of `LOSSES` or a reference to a function that answers a callable; `field` the
-    knowledge compared with (not for ``cross_entropy``, which compares with the targets).
+    knowledge compared with (not for ``cross_entropy``, which compares with the targets). It is
+    compared with the student's output of that name, with `output`, or with what the student's
+    module at the path `layer` returns. ``fsp`` compares two fields with two layers. `align` learns
+    to bring the student's shape to the teacher's, as in FitNets; see `pantheon.losses.ShapeAlign`.
     """
 
-    loss: Literal["kl", "soft_cross_entropy", "dkd", "mse", "cross_entropy"] | Reference
+    loss: LossName | Reference
     args: Arguments = {}
     name: str | None = None
-    field: str | None = None
+    field: str | list[str] | None = None
     output: str | None = None
-    weight: float = 1.0
+    layer: str | list[str] | None = None
+    align: Literal["auto", "conv1x1", "conv3x3", "conv1x1_bn", "conv3x3_bn", "linear"] | None = None
+    weight: float | RampConfig = 1.0
     temperature: PositiveFloat | None = None
     student_temperature: PositiveFloat | None = None
     teacher_temperature: PositiveFloat | None = None
@@ -159,6 +218,9 @@ class LossConfig(Section):
     beta: float | None = None
     mask: Literal["label", "teacher"] | None = None
     absent: Literal["raise", "skip"] | None = None
+    multiplier: PositiveFloat | None = None
+    label_smoothing: float | None = Field(default=None, ge=0, le=1)
+    power: PositiveFloat | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -173,13 +235,32 @@ class LossConfig(Section):
         if wrong:
             takes = ", ".join(sorted(known)) or "no settings"
             raise ValueError(f"the loss {self.loss!r} has no {', '.join(wrong)}; it takes {takes}")
-        if self.loss == "cross_entropy" and self.field:
-            raise ValueError("cross_entropy compares with the targets; leave out 'field'")
+        if self.loss == "cross_entropy" and (self.field or self.layer or self.align):
+            raise ValueError(
+                "cross_entropy compares outputs with targets; leave out field, layer and align"
+            )
         if self.loss in LOSSES and self.loss != "cross_entropy" and not self.field:
             raise ValueError(
                 f"the loss {self.loss!r} needs a field to compare with; add field: NAME"
             )
+        self._check_sides()
         return self
+
+    def _check_sides(self) -> None:
+        if self.layer and self.output:
+            raise ValueError(
+                f"the loss {self.loss!r} names an output and a layer; leave one of them out"
+            )
+        fields, layers = (
+            len(side) if isinstance(side, list) else 1 for side in (self.field, self.layer)
+        )
+        pairs = self.loss == "fsp"
+        if pairs and not (fields == layers == 2 and self.field and self.layer):
+            raise ValueError("the loss 'fsp' compares two fields with two layers; name both pairs")
+        if self.loss in LOSSES and not pairs and (fields > 1 or layers > 1):
+            raise ValueError(f"the loss {self.loss!r} compares one field with one layer or output")
+        if fields != layers and (fields > 1 or layers > 1):
+            raise ValueError(f"{fields} fields are compared with {layers} layers; name as many")
 
 
 class CheckpointConfig(Section):
@@ -190,28 +271,40 @@ class CheckpointConfig(Section):
     keep: PositiveInt = 2
 
 
-class StudentConfig(Section):
-    """``student.yaml``: what `pantheon distill` trains, on which data, with whose knowledge.
+class SourceConfig(Section):
+    """A teacher that the command itself brings about, from its own YAML file.
 
-    The loader's keys are those of `student_client.KnowledgeLoader`. `ids` names a function that
-    answers the ids to train on; `evaluate` one that is called with the model after each epoch and
-    answers numbers by name; `weights` is a safetensors file to start from, `output` one to write;
-    `report` is a JSON file about the training, `curves` a picture of its losses and metrics.
+    Give one of: `serve`, which serves it in a process of its own on this machine while the command
+    runs; `dump`, which first writes what is missing of its knowledge to the folder `to`; `local`,
+    which scores in the student's process.
     """
 
-    model: Reference
-    model_args: Arguments = {}
-    weights: Path | None = None
-    output: Path | None = None
-    report: Path | None = None
-    curves: Path | None = None
-    device: str = "cpu"
-    threads: PositiveInt | None = None
+    serve: Path | None = None
+    dump: Path | None = None
+    to: str | None = None
+    local: Path | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        given = [key for key in ("serve", "dump", "local") if getattr(self, key)]
+        if len(given) != 1:
+            raise ValueError("name one of serve, dump and local: the teacher's YAML file")
+        if (self.dump is None) != (self.to is None):
+            raise ValueError("a teacher that is dumped has both dump: TEACHER.YAML and to: FOLDER")
+        return self
+
+
+class StreamConfig(Section):
+    """What a stream reads and from whom; the keys are those of `student_client.KnowledgeLoader`.
+
+    `ids` names a function that answers the ids to learn from.
+    """
+
     dataset: Reference
     dataset_args: Arguments = {}
     collate_fn: Reference | None = None
     ids: Reference | None = None
-    teachers: dict[str, str | list[str]] = Field(min_length=1)
+    teachers: dict[str, str | list[str] | SourceConfig] = {}
     merge: dict[str, str | dict[str, Any]] = {}
     fields: dict[str, list[str]] | None = None
     batch_size: PositiveInt = 32
@@ -235,9 +328,34 @@ class StudentConfig(Section):
     http: str | None = None
     dataset_fingerprint: str | None = None
     revision: dict[str, str] | None = None
+
+
+class LearningConfig(Section):
+    """How a student learns: for how long, by which losses, by which optimizer."""
+
     epochs: PositiveInt = 1
     losses: list[LossConfig] = Field(min_length=1)
     optimizer: OptimizerConfig = OptimizerConfig()
+
+
+class StudentConfig(StreamConfig, LearningConfig):
+    """``student.yaml``: what `pantheon distill` trains, on which data, with whose knowledge.
+
+    The loader's keys are those of `student_client.KnowledgeLoader`. `ids` names a function that
+    answers the ids to train on; `evaluate` one that is called with the model after each epoch and
+    answers numbers by name; `weights` is a safetensors file to start from, `output` one to write;
+    `report` is a JSON file about the training, `curves` a picture of its losses and metrics.
+    """
+
+    model: Reference
+    model_args: Arguments = {}
+    weights: Path | None = None
+    output: Path | None = None
+    report: Path | None = None
+    curves: Path | None = None
+    device: str = "cpu"
+    threads: PositiveInt | None = None
+    teachers: dict[str, str | list[str] | SourceConfig] = Field(min_length=1)
     evaluate: Reference | None = None
     checkpoint: CheckpointConfig | None = None
 
@@ -269,7 +387,7 @@ def load(path: str | os.PathLike[str], kind: type[Config]) -> Config:
     except ValidationError as error:
         faults = [_explain(file, lines, kind, e) for e in error.errors(include_url=False)]
         raise ConfigError("\n".join(dict.fromkeys(faults))) from None
-    config._file, config._lines = file, lines
+    config._settle(file, lines, ())
     return config
 
 
@@ -311,11 +429,26 @@ def _where(file: str, lines: Mapping[Place, int], place: Place) -> str:
 
 def _keys(kind: type[BaseModel], loc: Place) -> list[str]:
     """The keys valid in the section at `loc`."""
+    choice = [kind]
     for part in loc:
-        for name, info in kind.model_fields.items():
-            if part == (info.alias or name):
-                kind = next(_sections(info.annotation), kind)
-    return [info.alias or name for name, info in kind.model_fields.items()]
+        fields = [
+            info
+            for kind in choice
+            for name, info in kind.model_fields.items()
+            if part == (info.alias or name)
+        ]
+        if fields:
+            choice = list(_sections(fields[0].annotation)) or choice
+        else:
+            # What pydantic adds for the member of a union: its tag, or its name.
+            choice = [k for k in choice if part in (k.__name__, *_tags(k))] or choice
+    return [info.alias or name for name, info in choice[0].model_fields.items()]
+
+
+def _tags(kind: type[BaseModel]) -> set[str]:
+    """The values by which a member of a union of sections is told from the others."""
+    stage = kind.model_fields.get("stage")
+    return set() if stage is None else set(map(str, get_args(stage.annotation)))
 
 
 def _sections(annotation: Any) -> Any:

@@ -141,6 +141,12 @@ class SampleStream:
             view=self._itinerary.fixed,
         )
 
+    def samples(self) -> SampleStream:
+        """The same again, from its beginning."""
+        made = SampleStream(**self._given)
+        self._cut.add(made)
+        return made
+
     def select(
         self,
         ids: Sequence[int] | NDArray[np.int64],

@@ -84,6 +84,9 @@ class KnowledgeStream(BatchStream, Protocol):
     def split(self, k: int, seed: int = 0) -> tuple[KnowledgeStream, ...]:
         """`k` streams that share the samples among them, each sample in one of them."""
 
+    def samples(self) -> KnowledgeStream:
+        """The same samples in the same order without knowledge, which asks no teacher."""
+
     def close(self) -> None:
         """Let go of whatever it reads from. Safe to call twice."""
 

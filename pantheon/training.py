@@ -189,6 +189,8 @@ class Training:
     def _step(self, batch: Batch) -> None:
         here = batch.ids.masked_fill(~batch.mask, -1)
         batch = batch.to(self.device) if self.device.type != "cpu" else batch
+        if hasattr(self.objective, "epoch"):
+            self.objective.epoch = len(self.history) + self._running.steps / len(self.stream)
         losses = self.objective(call_student(self.model, batch.inputs), batch)
         loss = torch.stack(tuple(losses.values())).sum()
         ids, parts = self._together(here.cpu(), losses, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from pantheon.position import Position
 from pantheon.probes import Probes
 from pantheon.ranks import place
 from pantheon.reading import Reader
+from pantheon.sample_stream import SampleStream
 from pantheon.samples import Samples, should_pin
 from pantheon.schema import KnowledgeSchema
 from pantheon.selecting import fixed_view, sliced, splitted
@@ -38,6 +40,9 @@ from student_client.settled import Settled, size_told
 from student_client.sources import Given, kind_of
 from student_client.stats import LoaderStats, Totals
 from student_client.verifying import Verify
+
+SAMPLES = frozenset(inspect.signature(SampleStream).parameters)
+"""The arguments that say which samples are read in which order."""
 
 
 class KnowledgeLoader:
@@ -138,7 +143,7 @@ class KnowledgeLoader:
         http: str | None = None,
     ) -> None:
         self._given = {k: v for k, v in locals().items() if k != "self"}
-        self._cut: weakref.WeakSet[KnowledgeLoader] = weakref.WeakSet()
+        self._cut: weakref.WeakSet[KnowledgeLoader | SampleStream] = weakref.WeakSet()
         rank, world = place(rank, world)
         self._options = Options(
             batch_size=batch_size,
@@ -351,6 +356,18 @@ class KnowledgeLoader:
             views=o.views,
             view=o.view,
         )
+
+    def samples(self) -> SampleStream:
+        """The same samples in the same order, without knowledge; asks no teacher.
+
+        Raises:
+            ConfigError: this loader has no dataset.
+        """
+        if self._given["dataset"] is None:
+            raise ConfigError("this loader has no dataset to read samples from; give it one")
+        made = SampleStream(**{k: v for k, v in self._given.items() if k in SAMPLES})
+        self._cut.add(made)
+        return made
 
     def select(
         self,

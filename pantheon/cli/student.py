@@ -8,25 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from pantheon import losses
 from pantheon.cli.build import function_from, model_from
-from pantheon.config import LossConfig, OptimizerConfig, StudentConfig
+from pantheon.config import OptimizerConfig, StudentConfig
 from pantheon.errors import ConfigError
-from pantheon.objective import Objective, Term
+from pantheon.objective import Objective
 from pantheon.ranks import Ranks
-from pantheon.reference import call
+from pantheon.rehearsal import learner_of, rehearse
 from pantheon.stream import BatchStream
+from pantheon.terms import term_from
 from pantheon.training import Training
 from teacher_server.devices import device_names
-
-KNOWN = {
-    "kl": losses.KLDivergence,
-    "soft_cross_entropy": losses.SoftLabelCrossEntropy,
-    "dkd": losses.DKD,
-    "mse": losses.LogitMSE,
-    "cross_entropy": nn.CrossEntropyLoss,
-}
-"""The losses by the names a configuration gives them."""
 
 
 def training_from(
@@ -42,16 +33,20 @@ def training_from(
             f"{config.where('model')}: {config.model} answers a {type(model).__name__}; expected "
             "a torch.nn.Module"
         )
-    model.to(_device(config, ranks))
-    optimizer = optimizer_from(config.optimizer, model)
+    terms = [term_from(loss) for loss in config.losses]
+    learner = learner_of(model, terms).to(_device(config, ranks))
+    objective = Objective(terms)
+    rehearse(learner, objective, stream)
+    optimizer = optimizer_from(config.optimizer, learner)
+    evaluate = function_from(config, config.evaluate, "evaluate")
     return Training(
-        model,
+        learner,
         stream,
-        Objective([term_from(config, index) for index in range(len(config.losses))]),
+        objective,
         optimizer,
         epochs=config.epochs,
         scheduler=_schedule(config, optimizer, len(stream)),
-        evaluate=function_from(config, config.evaluate, "evaluate"),
+        evaluate=None if evaluate is None else lambda learner: evaluate(learner.student),
         path=config.checkpoint.path if config.checkpoint else None,
         every=config.checkpoint.every if config.checkpoint else None,
         keep=config.checkpoint.keep if config.checkpoint else 2,
@@ -88,21 +83,3 @@ def _schedule(config: StudentConfig, optimizer: torch.optim.Optimizer, steps: in
     if config.optimizer.schedule == "constant":
         return None
     return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs * steps)
-
-
-def term_from(config: StudentConfig, index: int) -> Term:
-    """One of a configuration's losses."""
-    loss = config.losses[index]
-    return Term(
-        name=loss.name or loss.loss.rpartition(":")[2],
-        loss=_loss(loss, config.where("losses", index, "loss")),
-        field=loss.field,
-        weight=loss.weight,
-        output=loss.output,
-        labelled=loss.loss == "dkd" and loss.mask != "teacher",
-    )
-
-
-def _loss(config: LossConfig, where: str) -> Any:
-    kind = KNOWN.get(config.loss)
-    return kind(**config.settings) if kind else call(config.loss, config.args, where)

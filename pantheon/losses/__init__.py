@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pantheon.losses.aligned import Aligned
 from pantheon.losses.decoupled import DKD
 from pantheon.losses.features import FSP, AttentionTransfer, FeatureMSE
 from pantheon.losses.logits import KLDivergence, LogitLoss, LogitMSE, SoftLabelCrossEntropy
@@ -13,6 +14,7 @@ from pantheon.losses.spherical import SphericalKD
 __all__ = [
     "DKD",
     "FSP",
+    "Aligned",
     "AttentionTransfer",
     "FeatureMSE",
     "KLDivergence",

@@ -218,7 +218,7 @@ def test_a_mismatch_fails_every_query(server: Server) -> None:
 
 
 def test_closing_fails_what_is_not_answered_and_leaves_no_thread() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with teacher(seconds=1.0).start("inproc://slow") as running:
         asking = TeacherClient(running.addresses[0])
         future = asking.query(torch.ones(1, 1))
@@ -230,7 +230,10 @@ def test_closing_fails_what_is_not_answered_and_leaves_no_thread() -> None:
             future.result(0)
         with pytest.raises(errors.TransportError, match="closed"):
             asking.query(torch.ones(1, 1))
-    assert threading.active_count() == before
+    left = set(threading.enumerate()) - before
+    for each in left:
+        each.join(10)
+    assert not any(each.is_alive() for each in left)
 
 
 def test_a_client_nobody_holds_is_closed(server: Server) -> None:
