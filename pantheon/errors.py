@@ -29,9 +29,11 @@
     │   ├── PoisonError        a request that failed again and again; names its ids
     │   ├── ReplicaDisagreement two replicas answered the same samples differently
     │   └── RefusedError       the teacher refused a request; says why
+    ├── CompressionError       a stage could not do, or did not do, what it should
     └── StoreError             knowledge on disk
         ├── ManifestError      a manifest that is absent, not JSON or inconsistent
         ├── ShardError         a shard that is cut short, altered, missing or unknown
+        ├── ArtifactError      a compressed model that is absent, altered or cannot be rebuilt
         └── DiskFullError      no space left while writing
 
 An error names what is wrong, what was expected, what was found and what to do.
@@ -152,6 +154,10 @@ class RefusedError(TeacherError):
     """The teacher refused a request and said why."""
 
 
+class CompressionError(PantheonError):
+    """A stage of compression could not do, or did not do, what it should."""
+
+
 class StoreError(PantheonError):
     """Knowledge on disk cannot be read or written."""
 
@@ -162,6 +168,10 @@ class ManifestError(StoreError):
 
 class ShardError(StoreError):
     """A shard is cut short, altered, missing or unknown."""
+
+
+class ArtifactError(StoreError):
+    """A compressed model on disk is absent or altered, or does not fit its factory and edits."""
 
 
 class DiskFullError(StoreError):

@@ -1,0 +1,198 @@
+"""Artifacts: a compressed model as it is kept on disk, and rebuilt without a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pantheon import reference
+from pantheon.compress import folder as folders
+from pantheon.compress import registry, strict
+from pantheon.compress.registry import Edit
+from pantheon.compress.undo import undone
+from pantheon.compress.weights import fill, update, weights_of
+from pantheon.errors import ArtifactError, CompressionError, ConfigError, PantheonError
+from pantheon.quote import quoted
+
+
+class Artifact:
+    """A model as a factory made it, and the edits since.
+
+    On disk that is a folder of ``artifact.json`` (factory, arguments and edits) and
+    ``weights.safetensors``, the model's `state_dict`. A model is rebuilt from them by calling the
+    factory, making the edits again and loading the weights, and answers what it did, bit by bit.
+    What else was done to the live model is lost: its training mode, which parameters require
+    gradients, hooks, and buffers that are not persistent. Make one with `make` or `load`.
+
+    Attributes:
+        factory: ``"package.module:function"``, which answers an `nn.Module`.
+        args: the factory's keyword arguments as JSON.
+        model: the live model. Train it at will; change its structure with `edit` only.
+
+    Example:
+        >>> import tempfile
+        >>> from pantheon.compress.select import SelectChannels
+        >>> artifact = Artifact.make("torch.nn:Linear", {"in_features": 2, "out_features": 4})
+        >>> artifact.edit(SelectChannels({"": {"out": [0, 3]}}))
+        >>> place = Path(tempfile.mkdtemp(), "half")
+        >>> artifact.save(place)
+        >>> again = Artifact.load(place)
+        >>> again.model, again.digest() == artifact.digest()
+        (Linear(in_features=2, out_features=2, bias=True), True)
+    """
+
+    def __init__(self, factory: str, args: Mapping[str, Any], model: nn.Module) -> None:
+        self.factory = factory
+        self.args = dict(args)
+        self.model = model
+        self._edits: list[tuple[Edit, dict[str, Any]]] = []
+
+    @classmethod
+    def make(cls, factory: str, args: Mapping[str, Any] | None = None, where: str = "") -> Artifact:
+        """A fresh model without edits.
+
+        Args:
+            factory: what to call; it answers an `nn.Module`.
+            args: keyword arguments, which must be JSON; tuples become lists.
+            where: file, line and key, put before messages.
+
+        Raises:
+            ConfigError: no such factory, arguments that do not fit or are no JSON, or an answer
+                that is no module.
+        """
+        before = f"{where}: " if where else ""
+        try:
+            args = json.loads(json.dumps(dict(args or {}), allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"{before}the arguments of {factory} cannot be written as JSON: {error}"
+            ) from error
+        model = reference.call(factory, args, where)
+        if not isinstance(model, nn.Module):
+            raise ConfigError(
+                f"{before}{factory} answered a {type(model).__name__}; expected a torch.nn.Module"
+            )
+        return cls(factory, args, model)
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The edits so far, the first one first."""
+        return tuple(edit for edit, _ in self._edits)
+
+    def edit(self, edit: Edit) -> None:
+        """Change the live model, and record how.
+
+        Where it raises, nothing is recorded, and the model's structure is as it was.
+
+        Raises:
+            ConfigError: the edit does not fit the model, or could not be read back from JSON.
+            CompressionError: the edit answers something else than a module.
+        """
+        wire = registry.write(edit)
+        with undone(self.model):
+            model = edit.apply(self.model)
+            if not isinstance(model, nn.Module):
+                raise CompressionError(
+                    f"the edit {edit.kind} answered a {type(model).__name__}; expected the model"
+                )
+        self.model = model
+        self._edits.append((edit, wire))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the artifact, over the one that is there.
+
+        Killed at any point, the folder holds the old artifact, the new one, or what `load` refuses.
+
+        Raises:
+            StoreError: weights that safetensors cannot carry, or the disk refuses.
+            DiskFullError: no space left; the old artifact is still there.
+        """
+        folders.write(Path(folder), self._recipe(), weights_of(self.model))
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        device: str | torch.device = "cpu",
+        factories: Collection[str] | None = None,
+    ) -> Artifact:
+        """Rebuild a model from its folder.
+
+        The factory that the folder names is imported and called: load folders that you trust, or
+        say which factories they may name.
+
+        Args:
+            folder: what `save` wrote.
+            device: where the model goes.
+            factories: the references that are allowed; None allows all.
+
+        Raises:
+            ArtifactError: folder or file absent, altered weights, an unknown version or edit, a
+                factory that cannot be called or is not allowed, or edits or weights that do not fit
+                the model.
+            ConfigError: no such device.
+        """
+        folder, target = Path(folder), _device(device)
+        recipe, digest = folders.read(folder)
+        try:
+            artifact = cls._rebuilt(recipe, factories)
+        except ConfigError as error:
+            raise ArtifactError(f"the artifact {folder} cannot be rebuilt: {error}") from error
+        with folders.weights(folder, digest) as file:
+            fill(artifact.model, file, str(folder / folders.WEIGHTS))
+        artifact.model.to(target)
+        return artifact
+
+    @classmethod
+    def _rebuilt(cls, recipe: Mapping[str, Any], factories: Collection[str] | None) -> Artifact:
+        factory = strict.text(recipe["factory"], "factory")
+        if factories is not None and factory not in factories:
+            raise ConfigError(
+                f"its factory is {quoted(factory)}; allowed are {', '.join(factories) or 'none'}"
+            )
+        edits = _edits(recipe["edits"])
+        artifact = cls.make(factory, strict.mapping(recipe["args"], "args"))
+        for number, edit in enumerate(edits):
+            try:
+                artifact.edit(edit)
+            except PantheonError as error:
+                raise ConfigError(f"edit {number} ({edit.kind}) does not fit: {error}") from error
+        return artifact
+
+    def digest(self) -> str:
+        """sha256 of factory, arguments, edits and all weights, in hexadecimal.
+
+        Of weights their names, dtypes, shapes and bytes count, not the device.
+        """
+        state = hashlib.sha256(json.dumps(self._recipe(), sort_keys=True).encode())
+        update(state, weights_of(self.model))
+        return state.hexdigest()
+
+    def _recipe(self) -> dict[str, Any]:
+        edits = [wire for _, wire in self._edits]
+        return {"factory": self.factory, "args": self.args, "edits": edits}
+
+
+def _edits(wires: Any) -> Sequence[Edit]:
+    if not isinstance(wires, list):
+        raise ConfigError(f"edits is {quoted(wires)}; expected a list")
+    edits = []
+    for number, wire in enumerate(wires):
+        try:
+            edits.append(registry.read(wire))
+        except ConfigError as error:
+            raise ConfigError(f"edit {number}: {error}") from error
+    return edits
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"there is no device {device!r}: {error}") from error

@@ -1,0 +1,178 @@
+"""The folder of an artifact: whole, or refused when it is read."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from pantheon.compress import strict
+from pantheon.errors import ArtifactError, ConfigError, DiskFullError, StoreError
+from pantheon.nested import content
+from pantheon.quote import quoted
+
+VERSION = 1
+"""Of ``artifact.json``."""
+
+RECIPE = "artifact.json"
+"""Factory, arguments and edits, and the digest of the weights."""
+
+WEIGHTS = "weights.safetensors"
+"""The model's weights."""
+
+LONGEST = 64 << 20
+"""Bytes of ``artifact.json`` at most."""
+
+_PARTIAL = re.compile(rf"\.({re.escape(RECIPE)}|{re.escape(WEIGHTS)})\.[0-9a-f]{{8}}\.partial")
+
+
+def write(folder: Path, recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write an artifact over the one that may be there.
+
+    Both files are written whole under other names. Then the old ``artifact.json`` goes, without
+    which a folder is refused, the weights are put in place, and the new ``artifact.json`` last.
+
+    Raises:
+        StoreError: too long for ``artifact.json``, or the disk refuses.
+        DiskFullError: no space left; the old artifact is still there.
+    """
+    with _refusals(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
+        try:
+            weights, digest = _written(folder, WEIGHTS, content(tensors, {"format": "pt"}))
+            text = json.dumps({"version": VERSION, **recipe, "weights_sha256": digest}, indent=1)
+            if len(text) > LONGEST:
+                raise StoreError(
+                    f"{RECIPE} would have {len(text)} bytes, at most {LONGEST} are read; make "
+                    "fewer or smaller edits"
+                )
+            named, _ = _written(folder, RECIPE, [text.encode()])
+            (folder / RECIPE).unlink(missing_ok=True)
+            _flush(folder)
+            os.replace(weights, folder / WEIGHTS)
+            _flush(folder)
+            os.replace(named, folder / RECIPE)
+            _flush(folder)
+        finally:
+            _sweep(folder)
+
+
+def read(folder: Path) -> tuple[Mapping[str, Any], str]:
+    """What ``artifact.json`` says: factory, args and edits, and the digest of the weights.
+
+    Raises:
+        ArtifactError: it is absent, too long, not JSON, of another version or incomplete.
+    """
+    path = folder / RECIPE
+    try:
+        with open(path, "rb") as file:
+            text = file.read(LONGEST + 1)
+        if len(text) > LONGEST:
+            raise ValueError(f"it has more than {LONGEST} bytes")
+        found = strict.mapping(json.loads(text, parse_constant=_refused), "it")
+    except FileNotFoundError as error:
+        raise _absent(folder) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtifactError(f"cannot read {path}: {error!s:.200}") from error
+    if found.get("version") != VERSION or type(found["version"]) is not int:
+        raise ArtifactError(
+            f"{path} has version {quoted(found.get('version'))}; this Pantheon reads {VERSION}"
+        )
+    try:
+        strict.keys(found, "it", ("version", "factory", "args", "edits", "weights_sha256"))
+        digest = strict.text(found["weights_sha256"], "weights_sha256")
+    except ConfigError as error:
+        raise ArtifactError(f"{path} cannot be understood: {error}") from error
+    return found, digest
+
+
+@contextmanager
+def weights(folder: Path, digest: str) -> Iterator[Any]:
+    """The folder's weights as `safetensors.safe_open` has them, once they have this sha256.
+
+    Raises:
+        ArtifactError: absent, altered or not safetensors.
+    """
+    path = folder / WEIGHTS
+    try:
+        # A descriptor's path stands for one file, whatever a writer puts in its place meanwhile.
+        with open(path, "rb") as held:
+            found = hashlib.file_digest(held, "sha256").hexdigest()
+            if found != digest:
+                raise ArtifactError(
+                    f"{path} was altered after it was written: its sha256 is {found}, {RECIPE} "
+                    f"says {quoted(digest)}; copy the whole folder again"
+                )
+            with safe_open(f"/dev/fd/{held.fileno()}", framework="pt") as file:
+                yield file
+    except FileNotFoundError as error:
+        raise ArtifactError(f"there is no {path}; copy the whole folder again") from error
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"cannot read the weights {path}: {error}") from error
+
+
+def _absent(folder: Path) -> ArtifactError:
+    if not folder.is_dir():
+        return ArtifactError(f"there is no folder {folder}; expected one with {RECIPE}")
+    return ArtifactError(
+        f"the folder {folder} has no {RECIPE}: it is no artifact, or its writer was stopped before "
+        "the end; save it again"
+    )
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _written(folder: Path, name: str, pieces: Iterable[bytes]) -> tuple[Path, str]:
+    """A new file under a name of its own, on the disk, and its sha256."""
+    path = folder / f".{name}.{secrets.token_hex(4)}.partial"
+    state = hashlib.sha256()
+    with open(path, "xb", buffering=1 << 20) as file:
+        for piece in pieces:
+            state.update(piece)
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    return path, state.hexdigest()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a writer that was killed has left."""
+    for file in folder.iterdir():
+        if _PARTIAL.fullmatch(file.name):
+            with suppress(FileNotFoundError):
+                file.unlink()
+
+
+def _flush(folder: Path) -> None:
+    """Have a folder's names on the disk before what follows."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+@contextmanager
+def _refusals(folder: Path) -> Iterator[None]:
+    """What the disk refuses, as our errors."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise DiskFullError(
+                f"no space left for the artifact {folder}; free space and save it again"
+            ) from error
+        raise StoreError(f"cannot write the artifact {folder}: {error}") from error

@@ -1,0 +1,77 @@
+"""Parts of a model by the paths that `named_modules` gives them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from pantheon.errors import ConfigError
+from pantheon.quote import quoted
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """What to add to a message about a name that is not there: the nearest ones that are.
+
+    Example:
+        >>> near("conv", ["conv1", "conv2", "head"])
+        "; the nearest are 'conv2', 'conv1'"
+        >>> near("conv", ["head"])
+        ''
+    """
+    found = difflib.get_close_matches(name[:200], names, n=3, cutoff=0.5)
+    return f"; the nearest are {', '.join(map(repr, found))}" if found else ""
+
+
+def module_at(model: nn.Module, path: str) -> nn.Module:
+    """The module at a path, the model itself for ``""``.
+
+    Only registered children are found, whatever other attributes the path may spell.
+
+    Raises:
+        ConfigError: there is none; the nearest paths are named.
+
+    Example:
+        >>> module_at(nn.Sequential(nn.Linear(2, 3)), "0")
+        Linear(in_features=2, out_features=3, bias=True)
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if path not in modules:
+        raise ConfigError(
+            f"{type(model).__name__} has no module {quoted(path)}{near(path, modules)}"
+        )
+    return modules[path]
+
+
+def tensor_at(model: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """The owner and the name in it of the parameter or buffer at a path.
+
+    Raises:
+        ConfigError: there is none; the nearest paths are named.
+
+    Example:
+        >>> tensor_at(nn.Sequential(nn.Linear(2, 3)), "0.bias")
+        (Linear(in_features=2, out_features=3, bias=True), 'bias')
+    """
+    owner, _, name = path.rpartition(".")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if owner in modules and tensor_of(modules[owner], name) is not None:
+        return modules[owner], name
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    names += [name for name, _ in model.named_buffers(remove_duplicate=False)]
+    raise ConfigError(
+        f"{type(model).__name__} has no parameter or buffer {quoted(path)}{near(path, names)}"
+    )
+
+
+def tensor_of(module: nn.Module, name: str) -> Tensor | None:
+    """A module's own parameter or buffer, None where it has none of this name."""
+    found = module._parameters.get(name)
+    return module._buffers.get(name) if found is None else found
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """A module's own parameters and buffers by name, without those of its children."""
+    every = {**module._parameters, **module._buffers}
+    return {name: tensor for name, tensor in every.items() if tensor is not None}
