@@ -53,6 +53,21 @@ class Ranks:
         dist.all_gather(every, values)
         return torch.stack(every).cpu()
 
+    def told(self, text: str) -> str:
+        """The first rank's `text`, on every rank.
+
+        >>> Ranks().told("tcp://127.0.0.1:5557")
+        'tcp://127.0.0.1:5557'
+        """
+        if self.world == 1:
+            return text
+        data = text.encode()
+        length = int(self.gather(torch.tensor([len(data)]))[0, 0])
+        mine = torch.zeros(length, dtype=torch.uint8)
+        if self.first:
+            mine = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        return bytes(self.gather(mine)[0].tolist()).decode()
+
     def align(self, model: nn.Module) -> None:
         """Give every rank the first one's parameters and buffers."""
         if self.world == 1:

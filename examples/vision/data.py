@@ -12,26 +12,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TypedDict, Unpack
 
 import numpy as np
 
 from examples.vision.patches import IdArray, Patches
 from examples.vision.photographs import Pixels
 from examples.vision.views import PARTS
-
-
-class Arguments(TypedDict, total=False):
-    """The arguments of `patches`."""
-
-    classes: int
-    train: int
-    validation: int
-    test: int
-    size: int
-    seed: int
-    hold: bool
-    cache: str | Path | None
 
 
 def patches(
@@ -69,34 +55,24 @@ def patches(
     return Patches(classes, train, validation, test, size, seed, hold, cache)
 
 
-def train_ids(**arguments: Unpack[Arguments]) -> IdArray:
-    """The ids of `patches` to train on, int64 ``[n]``, for the same arguments.
+def train_part(dataset: Patches) -> IdArray:
+    """The ids of `patches` to train on, int64 ``[n]``.
 
     Example:
-        >>> train_ids(classes=2, train=3).tolist()
+        >>> train_part(patches(classes=2, train=3)).tolist()
         [0, 1, 2, 3, 4, 5]
     """
-    return patches(**arguments).ids("train")
+    return dataset.ids("train")
 
 
-def validation_ids(**arguments: Unpack[Arguments]) -> IdArray:
-    """The ids of `patches` to choose by, int64 ``[n]``, for the same arguments.
-
-    Example:
-        >>> validation_ids(classes=2, train=3, validation=1).tolist()
-        [6, 7]
-    """
-    return patches(**arguments).ids("validation")
+def validation_part(dataset: Patches) -> IdArray:
+    """The ids of `patches` to choose by, int64 ``[n]``."""
+    return dataset.ids("validation")
 
 
-def test_ids(**arguments: Unpack[Arguments]) -> IdArray:
-    """The ids of `patches` that results are told on, int64 ``[n]``, for the same arguments.
-
-    Example:
-        >>> test_ids(classes=2, train=3, validation=1, test=1).tolist()
-        [8, 9]
-    """
-    return patches(**arguments).ids("test")
+def test_part(dataset: Patches) -> IdArray:
+    """The ids of `patches` that results are told on, int64 ``[n]``."""
+    return dataset.ids("test")
 
 
 def sheet(dataset: Patches, rows: int = 10) -> Pixels:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pantheon.cli.compress import compress
 from pantheon.cli.demo import demo
 from pantheon.cli.distill import distill
 from pantheon.cli.dump import dump
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (serve, dump, inspect, status, health, distill, keygen, demo):
+for command in (serve, dump, inspect, status, health, distill, compress, keygen, demo):
     app.command()(guarded(command))
 
 

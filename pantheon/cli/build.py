@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from pantheon import checkpoint
-from pantheon.config import Section, StudentConfig, TeacherConfig
+from pantheon.config import Section, StreamConfig, StudentConfig, TeacherConfig
 from pantheon.errors import ConfigError
 from pantheon.reference import call, resolve
 
@@ -31,7 +31,7 @@ def model_from(config: TeacherConfig | StudentConfig) -> Any:
     return model
 
 
-def dataset_from(config: TeacherConfig | StudentConfig) -> Any:
+def dataset_from(config: TeacherConfig | StreamConfig) -> Any:
     """The dataset that a configuration names, or None."""
     if config.dataset is None:
         return None

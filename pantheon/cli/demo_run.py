@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
-from pantheon.cli.demo_teachers import prepare, serving
+from pantheon.cli.demo_teachers import prepare
 from pantheon.cli.output import progress, say_json, size, stdout
+from pantheon.cli.streams import serving
 from pantheon.cli.teacher import teacher_from
 from pantheon.demo import pictures, recipe
 from pantheon.demo.data import LABELLED

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import select
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -20,7 +15,6 @@ from pantheon.config import TeacherConfig, load
 from pantheon.demo import models, recipe
 from pantheon.demo.data import accuracy, held_out_part
 from pantheon.demo.report import Report
-from pantheon.errors import TeacherUnavailable
 
 TEACHERS: Mapping[str, tuple[str, str]] = {
     "a": ("conv_net", "float32"),
@@ -37,9 +31,6 @@ dataset: pantheon.demo.data:training_part
 schema: {{logits: {codec}}}
 threads: 1
 """
-
-START = 60.0
-"""Seconds in which a teacher's process must be ready."""
 
 
 def prepare(out: Path, report: Report, say: Callable[[str], None]) -> dict[str, TeacherConfig]:
@@ -82,26 +73,3 @@ def _recipe_of(weights: Path) -> str | None:
     except (OSError, SafetensorError):
         return None
     return recipe
-
-
-@contextmanager
-def serving(config: Path) -> Iterator[str]:
-    """A teacher in a process of its own, on a free port of this machine; yields its address."""
-    command = [sys.executable, "-m", "pantheon", "serve", str(config), "--json"]
-    command += ["--bind", "tcp://127.0.0.1:0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            readable, _, _ = select.select([process.stdout], [], [], START)
-            line = process.stdout.readline() if readable else ""
-            if not line:
-                raise TeacherUnavailable(
-                    f"{' '.join(command)} was not ready within {START:.0f} s; run it to see why"
-                )
-            yield json.loads(line)["addresses"][0]
-        finally:
-            process.terminate()
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()

@@ -42,13 +42,20 @@ def distill(
     on from there. Under torchrun the ranks train one student together; the first one speaks.
     """
     config = load(student, StudentConfig)
-    from pantheon.cli.loader import loader_from
+    from pantheon.cli.loader import stream_from
     from pantheon.cli.results import check_outputs, write_results
+    from pantheon.cli.streams import brought_about
     from pantheon.cli.student import training_from
     from pantheon.ranks import joined
+    from student_client import KnowledgeLoader
 
     check_outputs(config)
-    with joined(config.patience or 60.0) as ranks, loader_from(config, http) as loader:
+    with (
+        joined(config.patience or 60.0) as ranks,
+        brought_about(config, ranks) as teachers,
+        stream_from(config, teachers, http=http) as loader,
+    ):
+        assert isinstance(loader, KnowledgeLoader)  # The configuration has a teacher at least.
         if loader.http is not None:
             log.info("rank %d: metrics and health at %s", ranks.rank, loader.http)
         with progress(hidden=json or not ranks.first) as bar:

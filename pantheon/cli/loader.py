@@ -3,41 +3,63 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from pantheon.cli.build import dataset_from, function_from
 from pantheon.cli.security import security_of
-from pantheon.config import StudentConfig
+from pantheon.config import StreamConfig
 from pantheon.errors import ConfigError
 from pantheon.probes import http_address
 from pantheon.reference import resolve
+from pantheon.sample_stream import SampleStream
 from student_client import KnowledgeLoader
 
+SAMPLES = ("batch_size", "shuffle", "seed", "drop_last", "views", "num_workers")
+"""The keys that say which samples are read, and how."""
+
 KEYS = (
-    *("batch_size", "shuffle", "seed", "drop_last", "views", "num_workers", "teachers", "fields"),
-    *("request_rows", "window_bytes", "max_requests", "patience", "lease", "attempts", "integrity"),
-    *("verify", "tolerance", "dataset_fingerprint", "revision", "cache", "cache_bytes"),
+    *("fields", "request_rows", "window_bytes", "max_requests", "patience", "lease", "attempts"),
+    *("integrity", "verify", "tolerance", "dataset_fingerprint", "revision", "cache"),
+    *("cache_bytes",),
 )
-"""The keys that a loader takes under the same name; those left out keep the loader's default."""
+"""The other keys that a loader takes under the same name; those left out keep its default."""
 
 
-def loader_from(config: StudentConfig, http: str | None = None) -> KnowledgeLoader:
-    """The loader that a configuration describes.
+def stream_from(
+    config: StreamConfig,
+    teachers: Mapping[str, Any],
+    *,
+    dataset: Any = None,
+    ids: Any = None,
+    http: str | None = None,
+    **changes: Any,
+) -> KnowledgeLoader | SampleStream:
+    """The stream that a configuration describes: a loader, or without teachers samples alone.
 
     Args:
-        http: where metrics and health are served, in place of what the file says. The ranks of one
-            machine take one port after another.
+        teachers: as a loader takes them.
+        dataset: in place of the one that is to be made.
+        ids: in place of those of the configuration.
+        http: where metrics and health are served, in place of what the file says; empty for
+            nowhere. The ranks of one machine take one port after another.
+        changes: arguments in place of the configuration's.
     """
-    where = http or config.http
-    settings = {k: v for k in KEYS if (v := getattr(config, k)) is not None}
+    where = config.http if http is None else http
+    settings = {k: v for k in SAMPLES if (v := getattr(config, k)) is not None}
+    settings["collate_fn"] = function_from(config, config.collate_fn, "collate_fn")
+    settings["ids"] = _ids(config) if ids is None else ids
+    dataset = dataset_from(config) if dataset is None else dataset
+    if not teachers:
+        return SampleStream(dataset, **settings | changes)
+    settings |= {k: v for k in KEYS if (v := getattr(config, k)) is not None}
     return KnowledgeLoader(
-        dataset_from(config),
+        dataset,
+        teachers=teachers,
         merge={field: merge_from(config, field) for field in config.merge},
-        collate_fn=function_from(config, config.collate_fn, "collate_fn"),
-        ids=_ids(config),
         security=security_of(config.security),
-        http=None if where is None else rank_address(where, int(os.environ.get("LOCAL_RANK", "0"))),
-        **settings,
+        http=rank_address(where, int(os.environ.get("LOCAL_RANK", "0"))) if where else None,
+        **settings | changes,
     )
 
 
@@ -53,7 +75,7 @@ def rank_address(http: str, local: int) -> str:
     return f"{name}:{port + local if port else 0}"
 
 
-def _ids(config: StudentConfig) -> Any:
+def _ids(config: StreamConfig) -> Any:
     """The ids to train on, None for all; a function that answers none must not mean all."""
     function = function_from(config, config.ids, "ids")
     ids = None if function is None else function()
@@ -65,7 +87,7 @@ def _ids(config: StudentConfig) -> Any:
     return ids
 
 
-def merge_from(config: StudentConfig, field: str) -> Any:
+def merge_from(config: StreamConfig, field: str) -> Any:
     """A merge: its name, ``{weighted: {teacher: weight}}``, ``{mixture: …}`` or a function.
 
     ``{quorum: MERGE, least: 1, below: mask}`` wraps one of these; its MERGE may be null.

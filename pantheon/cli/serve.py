@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +37,10 @@ def serve(
         bool, typer.Option(help="Serve beyond this machine without keys: anybody may ask.")
     ] = False,
     http: HttpOption = None,
+    until_stdin_ends: Annotated[
+        bool,
+        typer.Option(help="Stop when standard input ends, as it does when its writer dies."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Serve teachers until told to stop (SIGTERM or Ctrl-C).
@@ -68,6 +76,8 @@ def serve(
 
     from pantheon.cli.security import security_of
 
+    if until_stdin_ends:
+        threading.Thread(target=_stop_with_stdin, daemon=True).start()
     serve_all(
         {name: teacher_from(config) for name, config in models.items()},
         *addresses,
@@ -76,3 +86,11 @@ def serve(
         http=http or next((c.http for c in configs if c.http), None),
         ready=ready,
     )
+
+
+def _stop_with_stdin() -> None:
+    # By its number: a thread inside a buffered reader would abort the interpreter at its end.
+    with contextlib.suppress(OSError):
+        while os.read(0, 1 << 16):
+            pass
+    os.kill(os.getpid(), signal.SIGTERM)

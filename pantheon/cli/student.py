@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from pantheon.cli.build import function_from, model_from
-from pantheon.config import OptimizerConfig, StudentConfig
+from pantheon.config import StudentConfig
 from pantheon.errors import ConfigError
 from pantheon.objective import Objective
+from pantheon.optimizing import optimizer_from, schedule_from
 from pantheon.ranks import Ranks
 from pantheon.rehearsal import learner_of, rehearse
 from pantheon.stream import BatchStream
@@ -45,7 +46,7 @@ def training_from(
         objective,
         optimizer,
         epochs=config.epochs,
-        scheduler=_schedule(config, optimizer, len(stream)),
+        scheduler=schedule_from(config.optimizer, optimizer, config.epochs, len(stream)),
         evaluate=None if evaluate is None else lambda learner: evaluate(learner.student),
         path=config.checkpoint.path if config.checkpoint else None,
         every=config.checkpoint.every if config.checkpoint else None,
@@ -64,22 +65,3 @@ def _device(config: StudentConfig, ranks: Ranks) -> str:
         return device_names(1, device=device)[0]
     except ConfigError as error:
         raise ConfigError(f"{config.where('device')}: {error}") from None
-
-
-def optimizer_from(config: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer over the parameters that can be trained."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    decay = config.weight_decay
-    match config.name:
-        case "adam":
-            return torch.optim.Adam(parameters, config.lr, weight_decay=decay)
-        case "adamw":
-            return torch.optim.AdamW(parameters, config.lr, weight_decay=decay)
-        case "sgd":
-            return torch.optim.SGD(parameters, config.lr, config.momentum, weight_decay=decay)
-
-
-def _schedule(config: StudentConfig, optimizer: torch.optim.Optimizer, steps: int) -> Any:
-    if config.optimizer.schedule == "constant":
-        return None
-    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs * steps)

@@ -1,1 +1,1 @@
-"""Compression as stages: each takes a model and a stream of knowledge, and answers a model and a report."""
+"""Compression as stages: (model, knowledge) -> (model, report)."""

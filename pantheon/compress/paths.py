@@ -36,7 +36,7 @@ def module_at(model: nn.Module, path: str) -> nn.Module:
         >>> module_at(nn.Sequential(nn.Linear(2, 3)), "0")
         Linear(in_features=2, out_features=3, bias=True)
     """
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
     if path not in modules:
         raise ConfigError(
             f"{type(model).__name__} has no module {quoted(path)}{near(path, modules)}"

@@ -6,6 +6,7 @@ An artifact may come from anywhere, so nothing in it is taken for what it should
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import pairwise
 from typing import Any
 
 from pantheon.errors import ConfigError
@@ -36,13 +37,13 @@ def keys(
     value: Any, where: str, required: Collection[str], optional: Collection[str] = ()
 ) -> Mapping[str, Any]:
     """A mapping with exactly these keys, but for optional ones."""
-    value = mapping(value, where)
-    wrong = (set(value) - {*required, *optional}) or (set(required) - set(value))
+    found = mapping(value, where)
+    wrong = (set(found) - {*required, *optional}) or (set(required) - set(found))
     if wrong:
         known = ", ".join([*required, *(f"{name} (optional)" for name in optional)])
-        word = "an unknown" if wrong & set(value) else "no"
+        word = "an unknown" if wrong & set(found) else "no"
         raise ConfigError(f"{where} has {word} key {quoted(min(wrong))}; expected {known}")
-    return value
+    return found
 
 
 def text(value: Any, where: str) -> str:
@@ -78,7 +79,7 @@ def kept(value: Any, where: str) -> tuple[int, ...]:
             f"{where} is {quoted(value)}; expected a list of the indices to keep, at least one"
         )
     found = tuple(whole(index, f"an index of {where}") for index in value)
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         if after <= before:
             raise ConfigError(f"{where} has {after} after {before}; expected rising indices")
     return found

@@ -54,7 +54,7 @@ def _kept_mask(teacher: TopKLogits | TopKMixture) -> Tensor:
 
 def log_sum_exp(logs: Tensor) -> Tensor:
     """`torch.logsumexp` over the last dimension whose gradient is 0, not NaN, where all is -inf."""
-    some = (logs > -torch.inf).any(-1)
+    some = (logs != -torch.inf).any(-1)
     safe = torch.where(some.unsqueeze(-1), logs, 0.0)
     return torch.where(some, safe.logsumexp(-1), -torch.inf)
 
@@ -66,4 +66,4 @@ def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     >>> round(divergence(half, torch.tensor([[0.25, 0.5, 0.25]]).log()).item(), 6)
     0.346574
     """
-    return torch.where(log_p > -torch.inf, log_p.exp() * (log_p - log_q), 0.0).sum(-1)
+    return torch.where(log_p != -torch.inf, log_p.exp() * (log_p - log_q), 0.0).sum(-1)

@@ -117,7 +117,7 @@ class SoftLabelCrossEntropy(LogitLoss):
         log_p, log_q = log_distributions(
             student, teacher, self.student_temperature, self.teacher_temperature
         )
-        return -torch.where(log_p > -torch.inf, log_p.exp() * log_q, 0.0).sum(-1)
+        return -torch.where(log_p != -torch.inf, log_p.exp() * log_q, 0.0).sum(-1)
 
 
 class LogitMSE(LogitLoss):

@@ -357,3 +357,12 @@ def test_unknown_options_are_refused() -> None:
         KLDivergence(reduction="mean")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="mask is 'top1'"):
         DKD(mask="top1")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "loss", [KLDivergence(2.0), SoftLabelCrossEntropy(), LogitMSE(), DKD(mask="teacher")]
+)
+def test_knowledge_that_is_no_number_makes_no_loss_of_zero(loss: LogitLoss) -> None:
+    teacher = torch.tensor([[1.0, torch.nan, 0.0]])
+    assert loss(torch.zeros(1, 3), teacher).isnan()
+    assert loss(torch.zeros(1, 3), torch.full((1, 3), torch.nan)).isnan()

@@ -219,7 +219,8 @@ def test_views_are_what_they_always_were() -> None:
 
 
 def test_the_default_parts_are_large_enough_to_tell_small_differences() -> None:
-    ids = [data.train_ids(), data.validation_ids(), data.test_ids()]
+    whole = data.patches()
+    ids = [part(whole) for part in (data.train_part, data.validation_part, data.test_part)]
     assert [len(part) for part in ids] == [20_000, 5_000, 40_000]
     assert np.concatenate(ids).tolist() == list(range(len(data.patches())))
 

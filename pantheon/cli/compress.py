@@ -1,0 +1,142 @@
+"""``pantheon compress``: a pipeline of stages, from a YAML file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pantheon.cli.output import progress, say_json, size, stdout
+from pantheon.cli.serve import Json
+from pantheon.compress.config import PipelineConfig
+from pantheon.compress.watcher import Watcher
+from pantheon.config import load
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from pantheon.compress.pipeline import Summary
+    from pantheon.ranks import Ranks
+    from pantheon.training import Epoch, Step
+
+
+def compress(
+    pipeline: Annotated[Path, typer.Argument(metavar="PIPELINE.YAML")],
+    resume: Annotated[
+        bool, typer.Option(help="Go on with the run that the folder holds, if it does.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Show the plan and what it will cost, and do nothing.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Compress a model by stages that read the teachers' stream.
+
+    The pipelines that the file `needs` are run first, unless they are finished. What a run leaves
+    is in the file's `folder`; a run that was stopped anywhere goes on with --resume and ends with
+    the same bits. Under torchrun the processes train together; the first one speaks.
+    """
+    config = load(pipeline, PipelineConfig)
+    from pantheon.compress.building import needed
+    from pantheon.ranks import joined
+
+    before = needed(pipeline)
+    if dry_run:
+        _show_plan([*before, (pipeline, config)], json)
+        return
+    with joined(config.stream.patience or 60.0) as ranks:
+        for path, need in before:
+            # What another run left of them is gone on with: they were not asked for by name.
+            _run(path, need, True, json, ranks)
+        _run(pipeline, config, resume, json, ranks)
+
+
+def _run(path: Path, config: PipelineConfig, resume: bool, json: bool, ranks: Ranks) -> None:
+    from pantheon.compress.building import pipeline_from
+
+    quiet = json or not ranks.first
+    with progress(hidden=quiet) as bar:
+        shown = _Shown(bar, path.stem, quiet)
+        with pipeline_from(config, ranks=ranks, watcher=shown) as pipeline:
+            summary = pipeline.run(resume=resume)
+    if ranks.first:
+        _tell(path, config, summary, json)
+
+
+class _Shown(Watcher):
+    """Progress as a bar for the training at hand, and a line for each stage and epoch."""
+
+    def __init__(self, bar: Progress, title: str, quiet: bool) -> None:
+        self._bar, self._title, self._quiet = bar, title, quiet
+        self._task: TaskID | None = None
+        self._name = ""
+
+    def stage(self, index: int, name: str, of: int) -> None:
+        """A line for the stage."""
+        self._name = name
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+        self.say(f"stage {index + 1} of {of}")
+
+    def step(self, step: Step) -> None:
+        """Move the bar; what it says is looked up only when it is drawn anew."""
+        if self._task is None:
+            self._task = self._bar.add_task(self._name, total=step.epochs * step.steps, note="")
+        done, total = step.epoch * step.steps + step.step + 1, step.epochs * step.steps
+        if step.done % 10 == 0 or done == total:
+            share = step.wait / step.seconds if step.seconds else 0.0
+            note = f"steps  loss {float(step.loss):.3f}  waiting {share:.0%}"
+            self._bar.update(self._task, completed=done, note=note)
+
+    def epoch(self, epoch: Epoch) -> None:
+        """A line for the epoch."""
+        losses = "  ".join(f"{name} {value:.4f}" for name, value in epoch.losses.items())
+        metrics = "  ".join(f"{name} {value:.4g}" for name, value in epoch.metrics.items())
+        self.say(f"epoch {epoch.epoch + 1}  {losses}  {metrics}  {epoch.seconds:.1f} s")
+
+    def say(self, text: str) -> None:
+        """A line."""
+        if not self._quiet:
+            name = f"{self._title}, {self._name}" if self._name else self._title
+            stdout.print(f"{name}: {text}", markup=False)
+
+
+def _tell(path: Path, config: PipelineConfig, summary: Summary, json: bool) -> None:
+    if json:
+        told = {"stages": [r.as_json() for r in summary.reports], "test": summary.test}
+        say_json({"pipeline": str(path), "artifact": str(summary.artifact)} | told)
+        return
+    first = summary.original
+    stdout.print(_line("original", first, first), markup=False)
+    for report in summary.reports:
+        stdout.print(_line(report.stage, report.after, first), markup=False)
+    for name, found in summary.test.items():
+        shown = "  ".join(f"{key} {value:.4g}" for key, value in found.items())
+        stdout.print(f"test part, {name}: {shown}", markup=False)
+    stdout.print(f"wrote {summary.artifact}; pantheon report {config.folder}", markup=False)
+
+
+def _line(name: str, figures: Any, first: Any) -> str:
+    """One model in numbers."""
+    ratio = figures.latency["median"] / first.latency["median"]
+    metrics = "  ".join(f"{key} {value:.4g}" for key, value in figures.metric.items())
+    return (
+        f"{name:<16} {figures.macs / 1e6:8.2f} M MACs  {figures.parameters / 1e6:7.3f} M parameters"
+        f"  {size(figures.bytes):>9}  {figures.latency['median']:7.2f} ms ({ratio:.2f}x)  "
+        f"{metrics}"
+    ).rstrip()
+
+
+def _show_plan(pipelines: list[tuple[Path, PipelineConfig]], json: bool) -> None:
+    from pantheon.compress.plan import plan_of
+
+    plans = [plan_of(path, config) for path, config in pipelines]
+    if json:
+        say_json({"pipelines": [asdict(plan) for plan in plans]})
+        return
+    for plan in plans:
+        for line in plan.lines(size):
+            stdout.print(line, markup=False)

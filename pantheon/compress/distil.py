@@ -1,0 +1,146 @@
+"""The distillation stage: train the model on what its teachers know, and on its targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from pantheon.compress.artifact import Artifact
+from pantheon.compress.config import DistilConfig
+from pantheon.compress.stage import Cost, Outcome, Phase, Work
+from pantheon.config import OptimizerConfig
+from pantheon.learner import Learner
+from pantheon.mutual import Mutual
+from pantheon.objective import Objective, Term
+from pantheon.optimizing import optimizer_from, schedule_from
+from pantheon.ramp import Ramp
+from pantheon.reference import call
+from pantheon.rehearsal import learner_of, rehearse
+from pantheon.terms import ramp_from, term_from
+from pantheon.training import Training
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distil:
+    """Trains the model for some epochs; also without teachers, on the targets alone.
+
+    Args:
+        losses: the addends of the loss, on outputs and on any layers.
+        epochs: passes over the training part.
+        optimizer: it and its schedule.
+        name: of the stage.
+        every: steps after which the state is kept, besides every epoch.
+        validate_every: epochs after which the metric is read; 0 for never.
+        peers: students that learn at its side and from each other (deep mutual learning); made by
+            functions of no argument.
+        mutual: weight of what they learn from each other.
+        temperature, output: of the outputs that peers compare, and which.
+
+    Example:
+        >>> from pantheon.losses import KLDivergence
+        >>> stage = Distil(losses=[Term("kl", KLDivergence(4.0), field="logits")], epochs=3)
+        >>> stage.cost(samples=1000)
+        Cost(epochs=3, samples=3000, copies=8)
+    """
+
+    losses: Sequence[Term]
+    epochs: int = 1
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    name: str = "distil"
+    every: int | None = None
+    validate_every: int = 1
+    peers: Sequence[Any] = ()
+    mutual: float | Ramp = 1.0
+    temperature: float = 1.0
+    output: str = "logits"
+
+    phase: Phase = field(default="train", init=False)
+    changes: bool = field(default=True, init=False)
+
+    @classmethod
+    def from_config(cls, config: DistilConfig) -> Distil:
+        """The stage that a configuration describes."""
+        return cls(
+            losses=[term_from(loss) for loss in config.losses],
+            epochs=config.epochs,
+            optimizer=config.optimizer,
+            name=config.name or "distil",
+            every=config.every,
+            validate_every=config.validate_every,
+            peers=[_Peer(p.model, p.model_args, p.where("model")) for p in config.peers],
+            mutual=ramp_from(config.mutual.weight),
+            temperature=config.mutual.temperature,
+            output=config.mutual.output,
+        )
+
+    def cost(self, samples: int) -> Cost:
+        """Weights are kept in two checkpoints, with two moments each, and as the artifact."""
+        return Cost(self.epochs, self.epochs * samples, copies=8)
+
+    def run(self, artifact: Artifact, work: Work) -> Outcome:
+        """Train; a checkpoint in the stage's folder is gone on with."""
+        stream = work.parts.train
+        torch.manual_seed(work.seed)
+        peers = [make() for make in self.peers]
+        learner = learner_of(artifact.model, self.losses, peers).to(work.device)
+        alone = Objective(self.losses)
+        objective: Any = alone
+        if self.peers:
+            objective = Mutual(alone, self.mutual, self.temperature, self.output)
+        rehearse(learner, objective, stream)
+        training = self._training(learner, objective, work)
+        if training.resume():
+            work.watcher.say(f"goes on after epoch {len(training.history)}")
+        history = training.run()
+        learner.eval()
+        return Outcome(
+            artifact,
+            samples=sum(epoch.samples for epoch in history),
+            history=tuple(history),
+            figures={"ids_sha256": training.ids, "ranks": work.ranks.world},
+        )
+
+    def _training(self, learner: Learner, objective: Any, work: Work) -> Training:
+        optimizer = optimizer_from(self.optimizer, learner)
+        steps = len(work.parts.train)
+        training = Training(
+            learner,
+            work.parts.train,
+            objective,
+            optimizer,
+            epochs=self.epochs,
+            scheduler=schedule_from(self.optimizer, optimizer, self.epochs, steps),
+            path=work.folder / "training.safetensors",
+            every=self.every,
+            on_step=work.watcher.step,
+            on_epoch=work.watcher.epoch,
+            ranks=work.ranks,
+        )
+
+        def evaluate(model: nn.Module) -> Mapping[str, float]:
+            number = len(training.history) + 1
+            due = number == self.epochs or number % self.validate_every == 0
+            return work.validate(_student(model)) if due else {}
+
+        training.evaluate = evaluate if self.validate_every else None
+        return training
+
+
+def _student(model: nn.Module) -> nn.Module:
+    return model.student if isinstance(model, Learner) else model
+
+
+@dataclass(frozen=True, slots=True)
+class _Peer:
+    """A peer to be made, from its reference."""
+
+    model: str
+    args: Mapping[str, Any]
+    where: str
+
+    def __call__(self) -> Any:
+        return call(self.model, dict(self.args), self.where)

@@ -1,0 +1,172 @@
+"""The export stage: the model as ONNX, checked against torch where it will run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pantheon.compress.artifact import Artifact
+from pantheon.compress.config import ExportConfig
+from pantheon.compress.latency import latency_of
+from pantheon.compress.stage import Cost, Outcome, Phase, Work
+from pantheon.errors import CompressionError, ConfigError, ModelError
+from pantheon.objective import call_student
+from pantheon.rehearsal import first_batch
+
+FILE = "model.onnx"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """Writes ``model.onnx`` and makes sure that ONNX Runtime answers as torch does.
+
+    Args:
+        opset: version of the operator set.
+        dynamic_batch: leave the number of rows open; else it is that of the stream's batches.
+        tolerance: largest absolute difference of an output, relative to the largest output.
+        name: of the stage.
+
+    Raises:
+        ConfigError: the packages for it are not installed.
+    """
+
+    opset: int = 20
+    dynamic_batch: bool = True
+    tolerance: float = 1e-3
+    name: str = "export"
+
+    phase: Phase = field(default="export", init=False)
+    changes: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        missing = [p for p in ("onnx", "onnxscript", "onnxruntime") if find_spec(p) is None]
+        if missing:
+            raise ConfigError(
+                f"an export to ONNX needs {', '.join(missing)}, which is not installed; install "
+                "pantheon-kd[compress]"
+            )
+
+    @classmethod
+    def from_config(cls, config: ExportConfig) -> Export:
+        """The stage that a configuration describes."""
+        return cls(
+            opset=config.opset,
+            dynamic_batch=config.dynamic_batch,
+            tolerance=config.tolerance,
+            name=config.name or "export",
+        )
+
+    def cost(self, samples: int) -> Cost:
+        """One more copy of the weights."""
+        return Cost(copies=2)
+
+    def run(self, artifact: Artifact, work: Work) -> Outcome:
+        """Export, and compare the outputs for one batch of the stream."""
+        stream = (work.parts.validation or work.parts.train).samples()
+        inputs = first_batch(stream).inputs
+        model = artifact.model.to("cpu").eval()
+        file = work.folder / FILE
+        if work.ranks.first:
+            self.write(model, inputs, file)
+            figures = self.check(model, inputs, file)
+            return Outcome(artifact, samples=0, figures=figures, files={"onnx": FILE})
+        return Outcome(artifact)
+
+    def write(self, model: nn.Module, inputs: Any, file: Path) -> None:
+        """Write the file, whole or not at all."""
+        args, kwargs = _arguments(inputs)
+        partial = file.with_name(f".{file.name}.partial")
+        shapes = _dynamic(inputs) if self.dynamic_batch else None
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of the exporter about its own insides
+            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            program = torch.onnx.export(
+                model,
+                args,
+                kwargs=kwargs,
+                dynamo=True,
+                opset_version=self.opset,
+                dynamic_shapes=shapes,
+                verbose=False,
+            )
+            if program is None:
+                raise ModelError("torch answered no ONNX program for this model")
+            program.save(partial)
+        os.replace(partial, file)
+
+    def check(self, model: nn.Module, inputs: Any, file: Path) -> dict[str, Any]:
+        """Compare the outputs of ONNX Runtime with torch's, and measure its latency.
+
+        Raises:
+            CompressionError: they differ by more than the tolerance.
+        """
+        from onnxruntime import InferenceSession, SessionOptions
+
+        options = SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        session = InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        feed = dict(zip((i.name for i in session.get_inputs()), _leaves(inputs), strict=True))
+        with torch.inference_mode():
+            expected = [t.float().numpy() for t in _tensors(call_student(model, inputs))]
+        found = session.run(None, feed)
+        scale = max(float(np.abs(e).max()) for e in expected) or 1.0
+        worst = max(float(np.abs(e - f).max()) for e, f in zip(expected, found, strict=True))
+        if not worst <= self.tolerance * scale:
+            raise CompressionError(
+                f"{file}: ONNX Runtime's outputs differ from torch's by {worst:.3g}, with outputs "
+                f"up to {scale:.3g}; expected at most {self.tolerance:g} of that"
+            )
+        rows = {name: value[:1] for name, value in feed.items()} if self.dynamic_batch else feed
+        timed = latency_of(
+            lambda: session.run(None, rows), runtime="onnxruntime", rows=1, threads=1
+        )
+        return {
+            "largest_difference": worst,
+            "largest_output": scale,
+            "bytes": file.stat().st_size,
+            "latency": asdict(timed),
+        }
+
+
+def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    match inputs:
+        case Mapping():
+            return (), dict(inputs)
+        case tuple() | list():
+            return tuple(inputs), {}
+    return (inputs,), {}
+
+
+def _dynamic(inputs: Any) -> Any:
+    """Which dimensions are left open: the first of every input."""
+    rows = {0: torch.export.Dim("rows")}
+    match inputs:
+        case Mapping():
+            return dict.fromkeys(inputs, rows)
+        case tuple() | list():
+            return tuple(rows for _ in inputs)
+    return (rows,)
+
+
+def _leaves(inputs: Any) -> list[Any]:
+    args, kwargs = _arguments(inputs)
+    return [value.numpy() for value in (*args, *kwargs.values())]
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    match output:
+        case Mapping():
+            return [v for v in output.values() if isinstance(v, Tensor)]
+        case tuple() | list():
+            return [v for v in output if isinstance(v, Tensor)]
+    return [output]

@@ -1,0 +1,247 @@
+"""Pipeline: stages in order, each from the artifact that the one before left on disk."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pantheon.compress.artifact import Artifact
+from pantheon.compress.figures import Measuring
+from pantheon.compress.order import check_order
+from pantheon.compress.report import Figures, StageReport, figures_from
+from pantheon.compress.run_folder import RunFolder, read_json, write_json
+from pantheon.compress.stage import Metric, Outcome, Stage, Work, read_metric
+from pantheon.compress.watcher import Watcher
+from pantheon.errors import CompressionError
+from pantheon.ranks import Ranks
+from pantheon.stream import Parts
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a whole run came to.
+
+    Args:
+        reports: of the stages, in order.
+        original: the model that went in.
+        test: the metric on the test part: of the original, and of the last artifact.
+        artifact: the folder of the model that came out.
+    """
+
+    reports: tuple[StageReport, ...]
+    original: Figures
+    test: Mapping[str, Mapping[str, float]]
+    artifact: Path
+
+
+@dataclass(slots=True, kw_only=True)
+class Pipeline:
+    """Stages that make a smaller model of one, judged by one stream and one metric.
+
+    After each stage its artifact is written, read back, and measured as it was read, and the next
+    stage begins with that. So a run that was killed goes on after its last whole stage, within a
+    stage after its last checkpoint, and ends with the same bits.
+
+    Args:
+        folder: takes all that the run leaves; see `pantheon.compress.run_folder`.
+        artifact: the model that goes in.
+        stages: what is done to it, in order.
+        parts: the streams.
+        metric: called with a model in eval and inference mode and a stream of samples; answers
+            numbers by name.
+        agreement: the field of the knowledge that the model's outputs are compared with.
+        seed: of all that is random.
+        device: where to compute.
+        measuring: how latency is measured.
+        asked: what the run was asked for, in values that JSON can hold; a run is only gone on with
+            when it is the same.
+        ranks: the processes that run it together.
+        watcher: told how far it is.
+        closing: called by `close`, besides closing the streams.
+
+    Raises:
+        ConfigError: stages in an order that makes no sense.
+    """
+
+    folder: Path
+    artifact: Artifact
+    stages: Sequence[Stage]
+    parts: Parts
+    metric: Metric | None = None
+    agreement: str = "logits"
+    seed: int = 0
+    device: str = "cpu"
+    measuring: Measuring = field(default_factory=Measuring)
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    ranks: Ranks = field(default_factory=Ranks)
+    watcher: Watcher = field(default_factory=Watcher)
+    closing: Callable[[], None] | None = None
+
+    def __post_init__(self) -> None:
+        check_order([(stage.name, stage.phase) for stage in self.stages])
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], **options: Any) -> Pipeline:
+        """The pipeline that a YAML file describes.
+
+        Its teachers are reached and its streams opened at once; close it in the end.
+
+        Raises:
+            ConfigError: names the file's line at fault.
+        """
+        from pantheon.compress.building import pipeline_from_file
+
+        return pipeline_from_file(path, **options)
+
+    def run(self, *, resume: bool = False) -> Summary:
+        """Run all stages; with `resume`, go on with the run that the folder holds.
+
+        Raises:
+            ConfigError: the folder holds a run and `resume` is false.
+            ResumeMismatch: it holds another one.
+            CompressionError: a stage that should change the model did not.
+        """
+        kept = RunFolder(self.folder, [stage.name for stage in self.stages])
+        if self.ranks.first:
+            kept.begin(self.asked, resume)
+            self._begin(kept)
+        self._together()
+        for index in range(len(self.stages)):
+            if not kept.done(index):
+                self._stage(kept, index)
+            self._together()
+        return self._finish(kept)
+
+    def close(self) -> None:
+        """Close the streams."""
+        self.parts.close()
+        if self.closing is not None:
+            self.closing()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _together(self) -> None:
+        """Wait for all ranks."""
+        self.ranks.gather(torch.zeros(1))
+
+    def _begin(self, kept: RunFolder) -> None:
+        """Write down the model that goes in, and measure it."""
+        figures = kept.original.parent / "figures.json"
+        if figures.exists():
+            return
+        self.watcher.say("measures the model that goes in")
+        self.artifact.save(kept.original)
+        found = self._figures(Artifact.load(kept.original, self.device), kept, kept.original)
+        write_json(figures, asdict(found))
+
+    def _stage(self, kept: RunFolder, index: int) -> None:
+        stage, folder = self.stages[index], kept.stage(index)
+        self.watcher.stage(index, stage.name, len(self.stages))
+        if self.ranks.first:
+            folder.mkdir(exist_ok=True)
+        self._together()
+        began = time.perf_counter()
+        work = Work(
+            folder=folder,
+            parts=self.parts,
+            metric=self.metric,
+            seed=stage_seed(self.seed, index),
+            device=self.device,
+            ranks=self.ranks,
+            watcher=self.watcher,
+        )
+        given = Artifact.load(kept.artifact(index - 1), self.device)
+        before = given.digest()
+        outcome = stage.run(given, work)
+        if self.ranks.first:
+            self._conclude(kept, index, outcome, before, time.perf_counter() - began)
+
+    def _conclude(
+        self, kept: RunFolder, index: int, outcome: Outcome, before: str, seconds: float
+    ) -> None:
+        """Write a stage's artifact, read it back, measure it and write the report."""
+        stage, path = self.stages[index], kept.artifact(index)
+        outcome.artifact.save(path)
+        artifact = Artifact.load(path, self.device)
+        digest = artifact.digest()
+        if stage.changes and digest == before:
+            raise CompressionError(
+                f"stage {stage.name!r} left the model as it was, and should have changed it; look "
+                "at its settings: nothing may have been selected by them"
+            )
+        report = StageReport(
+            stage=stage.name,
+            phase=stage.phase,
+            before=self._measured(kept, index - 1),
+            after=self._figures(artifact, kept, path),
+            changed=digest != before,
+            samples=outcome.samples,
+            seconds=seconds,
+            seed=stage_seed(self.seed, index),
+            history=[asdict(epoch) for epoch in outcome.history],
+            figures=dict(outcome.figures),
+            files={k: f"{kept.stage(index).name}/{v}" for k, v in outcome.files.items()},
+            digest=digest,
+        )
+        write_json(kept.report(index), report.as_json())
+
+    def _figures(self, artifact: Artifact, kept: RunFolder, path: Path) -> Figures:
+        original = None if path == kept.original else Artifact.load(kept.original, self.device)
+        return self.measuring.figures(
+            artifact,
+            path,
+            self.parts,
+            metric=self.metric,
+            field=self.agreement,
+            original=original,
+            device=self.device,
+        )
+
+    def _measured(self, kept: RunFolder, index: int) -> Figures:
+        """The figures of the artifact that a stage left, or that went in."""
+        if index < 0:
+            return figures_from(read_json(kept.original.parent / "figures.json"))
+        return StageReport.from_json(read_json(kept.report(index))).after
+
+    def _finish(self, kept: RunFolder) -> Summary:
+        """Read the test part, once, and sum up."""
+        if self.ranks.first and not kept.summary.exists():
+            last = kept.artifact(len(self.stages) - 1).relative_to(kept.path)
+            write_json(kept.summary, {"artifact": str(last), "test": self._tested(kept)})
+        self._together()
+        count = len(self.stages)
+        return Summary(
+            reports=tuple(StageReport.from_json(read_json(kept.report(i))) for i in range(count)),
+            original=self._measured(kept, -1),
+            test=read_json(kept.summary)["test"],
+            artifact=kept.artifact(count - 1),
+        )
+
+    def _tested(self, kept: RunFolder) -> dict[str, dict[str, float]]:
+        if self.metric is None or self.parts.test is None:
+            return {}
+        self.watcher.say("reads the test part")
+        models = {"original": kept.original, "result": kept.artifact(len(self.stages) - 1)}
+        return {
+            name: read_metric(self.metric, Artifact.load(path, self.device).model, self.parts.test)
+            for name, path in models.items()
+        }
+
+
+def stage_seed(seed: int, index: int) -> int:
+    """The seed of a stage.
+
+    >>> stage_seed(3, 0), stage_seed(3, 1)
+    (3001, 3002)
+    """
+    return seed * 1000 + index + 1
