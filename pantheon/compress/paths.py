@@ -55,7 +55,7 @@ def tensor_at(model: nn.Module, path: str) -> tuple[nn.Module, str]:
         (Linear(in_features=2, out_features=3, bias=True), 'bias')
     """
     owner, _, name = path.rpartition(".")
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
     if owner in modules and tensor_of(modules[owner], name) is not None:
         return modules[owner], name
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]

@@ -88,9 +88,9 @@ class SelectChannels(Edit):
             attributes += [(module, name, value) for name, value in found.attributes.items()]
             for name, dims in found.tensors.items():
                 _enter(slots, module, name, dims, path)
-        for path, wanted in self.parameters.items():
+        for path, chosen in self.parameters.items():
             module, name = tensor_at(model, path)
-            _enter(slots, module, name, {d: tuple(i) for d, i in wanted.items()}, path)
+            _enter(slots, module, name, chosen, path)
         replacements = _select(model, slots)
         for module, name, tensor in replacements:
             setattr(module, name, tensor)

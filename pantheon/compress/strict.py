@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 from pantheon.errors import ConfigError
 from pantheon.quote import quoted
@@ -30,20 +30,20 @@ def mapping(value: Any, where: str) -> Mapping[str, Any]:
         raise ConfigError(f"{where} is {quoted(value)}; expected a mapping")
     for key in value:
         text(key, f"a key of {where}")
-    return value
+    return cast(Mapping[str, Any], value)
 
 
 def keys(
     value: Any, where: str, required: Collection[str], optional: Collection[str] = ()
 ) -> Mapping[str, Any]:
     """A mapping with exactly these keys, but for optional ones."""
-    found = mapping(value, where)
-    wrong = (set(found) - {*required, *optional}) or (set(required) - set(found))
+    value = mapping(value, where)
+    wrong = (set(value) - {*required, *optional}) or (set(required) - set(value))
     if wrong:
         known = ", ".join([*required, *(f"{name} (optional)" for name in optional)])
-        word = "an unknown" if wrong & set(found) else "no"
+        word = "an unknown" if wrong & set(value) else "no"
         raise ConfigError(f"{where} has {word} key {quoted(min(wrong))}; expected {known}")
-    return found
+    return value
 
 
 def text(value: Any, where: str) -> str:
