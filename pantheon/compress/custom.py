@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.config import RunConfig
@@ -50,6 +51,9 @@ class Custom:
     def cost(self, samples: int) -> Cost:
         """Unknown; counted as nothing but the artifact."""
         return Cost()
+
+    def check(self, model: nn.Module) -> None:
+        """The function finds out for itself."""
 
     def run(self, artifact: Artifact, work: Work) -> Outcome:
         """Call the function, with torch's random numbers fixed by the stage's seed."""

@@ -13,6 +13,7 @@ from pantheon.compress.artifact import Artifact
 from pantheon.compress.config import DistilConfig
 from pantheon.compress.stage import Cost, Outcome, Phase, Work
 from pantheon.config import OptimizerConfig
+from pantheon.errors import ConfigError
 from pantheon.learner import Learner
 from pantheon.mutual import Mutual
 from pantheon.objective import Objective, Term
@@ -20,6 +21,7 @@ from pantheon.optimizing import optimizer_from, schedule_from
 from pantheon.ramp import Ramp
 from pantheon.reference import call
 from pantheon.rehearsal import learner_of, rehearse
+from pantheon.taps import part_of
 from pantheon.terms import ramp_from, term_from
 from pantheon.training import Training
 
@@ -80,6 +82,17 @@ class Distil:
     def cost(self, samples: int) -> Cost:
         """Weights are kept in two checkpoints, with two moments each, and as the artifact."""
         return Cost(self.epochs, self.epochs * samples, copies=8)
+
+    def check(self, model: nn.Module) -> None:
+        """Make sure that the model has the layers that the losses look at."""
+        for term in self.losses:
+            for path in term.layers:
+                try:
+                    part_of(model, path)
+                except ConfigError as error:
+                    raise ConfigError(
+                        f"stage {self.name!r}, loss {term.name!r}: {error}"
+                    ) from error
 
     def run(self, artifact: Artifact, work: Work) -> Outcome:
         """Train; a checkpoint in the stage's folder is gone on with."""

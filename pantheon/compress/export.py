@@ -70,6 +70,9 @@ class Export:
         """One more copy of the weights."""
         return Cost(copies=2)
 
+    def check(self, model: nn.Module) -> None:
+        """Any model may be tried."""
+
     def run(self, artifact: Artifact, work: Work) -> Outcome:
         """Export, and compare the outputs for one batch of the stream."""
         stream = (work.parts.validation or work.parts.train).samples()
@@ -78,7 +81,7 @@ class Export:
         file = work.folder / FILE
         if work.ranks.first:
             self.write(model, inputs, file)
-            figures = self.check(model, inputs, file)
+            figures = self.verify(model, inputs, file)
             return Outcome(artifact, samples=0, figures=figures, files={"onnx": FILE})
         return Outcome(artifact)
 
@@ -104,7 +107,7 @@ class Export:
             program.save(partial)
         os.replace(partial, file)
 
-    def check(self, model: nn.Module, inputs: Any, file: Path) -> dict[str, Any]:
+    def verify(self, model: nn.Module, inputs: Any, file: Path) -> dict[str, Any]:
         """Compare the outputs of ONNX Runtime with torch's, and measure its latency.
 
         Raises:

@@ -85,6 +85,10 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         check_order([(stage.name, stage.phase) for stage in self.stages])
+        for stage in self.stages:
+            if stage.phase == "search":
+                break  # What comes after it sees another model.
+            stage.check(self.artifact.model)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], **options: Any) -> Pipeline:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -117,8 +118,14 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot make the folder {self.path}: {error.strerror}") from error
+        if self.run.exists() and not self._begun():
+            # Nothing was learned yet: whatever was wrong with it, this is another run.
+            shutil.rmtree(self.original.parent, ignore_errors=True)
+            self.run.unlink()
         if not self.run.exists():
-            if stranger := next((p.name for p in self.path.iterdir() if p.name[0] != "."), None):
+            if stranger := next(
+                (p.name for p in self.path.iterdir() if p.is_file() or any(p.iterdir())), None
+            ):
                 raise ConfigError(
                     f"the folder {self.path} holds {stranger!r} and no run.json; give a folder of "
                     "its own to this pipeline"
@@ -131,6 +138,11 @@ class RunFolder:
                 "another folder to begin anew"
             )
         self._check(asked)
+
+    def _begun(self) -> bool:
+        """Whether any stage has left anything."""
+        stages = [p for p in self.path.iterdir() if p.is_dir() and p != self.original.parent]
+        return any(any(stage.iterdir()) for stage in stages)
 
     def _check(self, asked: Mapping[str, Any]) -> None:
         kept = read_json(self.run)

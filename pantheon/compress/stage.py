@@ -90,6 +90,9 @@ class Stage(Protocol):
     @property
     def changes(self) -> bool: ...
 
+    def check(self, model: nn.Module) -> None:
+        """Raise `ConfigError` if it cannot be done to the model; called before any stage runs."""
+
     def run(self, artifact: Artifact, work: Work) -> Outcome:
         """Do it. Called again after a kill, it goes on from what `Work.folder` holds."""
 

@@ -37,13 +37,13 @@ def keys(
     value: Any, where: str, required: Collection[str], optional: Collection[str] = ()
 ) -> Mapping[str, Any]:
     """A mapping with exactly these keys, but for optional ones."""
-    value = mapping(value, where)
-    wrong = (set(value) - {*required, *optional}) or (set(required) - set(value))
+    found = mapping(value, where)
+    wrong = (set(found) - {*required, *optional}) or (set(required) - set(found))
     if wrong:
         known = ", ".join([*required, *(f"{name} (optional)" for name in optional)])
-        word = "an unknown" if wrong & set(value) else "no"
+        word = "an unknown" if wrong & set(found) else "no"
         raise ConfigError(f"{where} has {word} key {quoted(min(wrong))}; expected {known}")
-    return value
+    return found
 
 
 def text(value: Any, where: str) -> str:
