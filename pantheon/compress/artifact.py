@@ -28,7 +28,8 @@ class Artifact:
     ``weights.safetensors``, the model's `state_dict`. A model is rebuilt from them by calling the
     factory, making the edits again and loading the weights, and answers what it did, bit by bit.
     What else was done to the live model is lost: its training mode, which parameters require
-    gradients, hooks, and buffers that are not persistent. Make one with `make` or `load`.
+    gradients, hooks, memory formats, and buffers that are not persistent. Make one with `make` or
+    `load`.
 
     Attributes:
         factory: ``"package.module:function"``, which answers an `nn.Module`.
@@ -142,7 +143,7 @@ class Artifact:
         recipe, digest = folders.read(folder)
         try:
             artifact = cls._rebuilt(recipe, factories)
-        except ConfigError as error:
+        except PantheonError as error:
             raise ArtifactError(f"the artifact {folder} cannot be rebuilt: {error}") from error
         with folders.weights(folder, digest) as file:
             fill(artifact.model, file, str(folder / folders.WEIGHTS))

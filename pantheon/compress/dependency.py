@@ -79,10 +79,7 @@ def prune_edit(
             group = _group(graph, module_at(traced, path), path, wanted, seconds)
             _collect(graph, traced, group, modules, parameters)
     edit = SelectChannels(
-        {
-            path: _kept(path, sides, channels(module_at(traced, path)))
-            for path, sides in modules.items()
-        },
+        {path: _kept(path, sides, _sizes(traced, path)) for path, sides in modules.items()},
         {path: _kept(path, dims, _shape(traced, path)) for path, dims in parameters.items()},
     )
     _require_running(edit, traced, example_inputs)
@@ -98,8 +95,18 @@ def _graph(model: nn.Module, inputs: Any) -> Any:
         ) from error
     with torch.inference_mode(False), torch.enable_grad():
         graph = torch_pruning.DependencyGraph()
-        graph.build_dependency(model, inputs, forward_fn=_forward, verbose=False)
+        graph.build_dependency(model, inputs, forward_fn=_traced, verbose=False)
     return graph
+
+
+def _traced(model: nn.Module, inputs: Any) -> Any:
+    try:
+        return _forward(model, inputs)
+    except Exception as error:  # the user's model may raise anything
+        raise ConfigError(
+            f"the {type(model).__name__} cannot be called with the example inputs: "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _forward(model: nn.Module, inputs: Any) -> Any:
@@ -109,8 +116,8 @@ def _forward(model: nn.Module, inputs: Any) -> Any:
 
 
 def _wanted(model: nn.Module, path: str, indices: Iterable[int]) -> list[int]:
-    layer, found = module_at(model, path), sorted(set(indices))
-    size = channels(layer)["out"]
+    found = sorted(set(indices))
+    size = _sizes(model, path)["out"]
     wrong = [i for i in found if type(i) is not int or not 0 <= i < size]
     if wrong:
         raise ConfigError(
@@ -153,6 +160,13 @@ def _collect(
         elif target in paths and not (isinstance(target, nn.PReLU) and target.num_parameters == 1):
             out = graph.is_out_channel_pruning_fn(dependency.handler)
             modules[paths[target]]["out" if out else "in"].update(indices)
+
+
+def _sizes(model: nn.Module, path: str) -> dict[str, int]:
+    try:
+        return channels(module_at(model, path))
+    except ConfigError as error:
+        raise ConfigError(f"{path!r}: {error}") from error
 
 
 def _shape(model: nn.Module, path: str) -> dict[int, int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 from pantheon.errors import ConfigError
 from pantheon.quote import quoted
@@ -30,7 +30,7 @@ def mapping(value: Any, where: str) -> Mapping[str, Any]:
         raise ConfigError(f"{where} is {quoted(value)}; expected a mapping")
     for key in value:
         text(key, f"a key of {where}")
-    return cast(Mapping[str, Any], value)
+    return value
 
 
 def keys(
