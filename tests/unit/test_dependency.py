@@ -46,6 +46,19 @@ class Depthwise(nn.Module):
         return made
 
 
+class Grouped(nn.Module):
+    """A convolution in two groups between two of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expand, self.grouped = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=2)
+        self.project = nn.Conv2d(8, 2, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        made: Tensor = self.project(self.grouped(self.expand(images)))
+        return made
+
+
 class Squeezed(nn.Module):
     """Channels weighted by a squeeze and excitation, then flattened before a linear layer."""
 
@@ -101,6 +114,7 @@ CASES = [
     (Residual, {"norm2": [0]}),
     (Depthwise, {"expand": [0, 7]}),
     (Depthwise, {"depthwise": [3]}),
+    (Grouped, {"expand": [1, 5], "grouped": [0, 6]}),
     (Squeezed, {"conv": [2, 3], "reduce": [0]}),
     (Concatenated, {"left": [0], "right": [3]}),
     (Tokens, {"patches": [0, 1], "up": [4, 5, 15]}),
@@ -169,6 +183,11 @@ def test_the_model_is_not_changed() -> None:
     assert model.training
     assert not model.conv1.weight.requires_grad
     assert all(m.training and not m._forward_hooks for m in model.modules())
+
+
+def test_groups_that_would_lose_other_inputs_are_refused() -> None:
+    with pytest.raises(ConfigError, match="'grouped', a Conv2d: on its side 'in' group 0 keeps 3"):
+        prune_edit(Grouped(), IMAGES, {"expand": [1]})
 
 
 class Two(nn.Module):
