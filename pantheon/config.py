@@ -104,15 +104,16 @@ class TeacherConfig(Section):
 
     Keys are those of `teacher_server.Teacher`; `model`, `dataset` and `collate_fn` name functions
     that are called with `model_args` and `dataset_args` (`collate_fn` is used as it is).
-    `weights` is a safetensors file for the model, `threads` torch's threads, `bind` the addresses
-    of `pantheon serve` when the command line gives none, `http` where it serves metrics and health.
-    Paths are relative to the folder that the
-    command runs in.
+    `weights` is a safetensors file for the model; `artifact`, in its place, the folder of a
+    compressed model or of the run of `pantheon compress` that made it. `threads` are torch's,
+    `bind` the addresses of `pantheon serve` when the command line gives none, `http` where it
+    serves metrics and health. Paths are relative to the folder that the command runs in.
     """
 
-    model: Reference
+    model: Reference | None = None
     model_args: Arguments = {}
     weights: Path | None = None
+    artifact: Path | None = None
     dataset: Reference | None = None
     dataset_args: Arguments = {}
     collate_fn: Reference | None = None
@@ -135,6 +136,14 @@ class TeacherConfig(Section):
     http: str | None = None
     security: SecurityConfig | None = None
     shard_rows: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one_model(self) -> Self:
+        if (self.model is None) == (self.artifact is None):
+            raise ValueError("give one of model (package.module:function) and artifact (a folder)")
+        if self.artifact is not None and (self.model_args or self.weights):
+            raise ValueError("an artifact has its arguments and weights; leave yours out")
+        return self
 
 
 class OptimizerConfig(Section):

@@ -7,6 +7,8 @@ from typing import Any
 from torch import nn
 
 from pantheon import checkpoint
+from pantheon.compress.artifact import Artifact
+from pantheon.compress.run_folder import result_of
 from pantheon.config import Section, StreamConfig, StudentConfig, TeacherConfig
 from pantheon.errors import ConfigError
 from pantheon.reference import call, resolve
@@ -14,6 +16,9 @@ from pantheon.reference import call, resolve
 
 def model_from(config: TeacherConfig | StudentConfig) -> Any:
     """The model that a configuration names, with its weights."""
+    if isinstance(config, TeacherConfig) and config.artifact is not None:
+        return Artifact.load(result_of(config.artifact)).model
+    assert config.model is not None  # The configuration has one of the two.
     model = call(config.model, config.model_args, config.where("model"))
     if config.weights is None:
         return model

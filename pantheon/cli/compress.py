@@ -102,6 +102,7 @@ class _Shown(Watcher):
         if not self._quiet:
             name = f"{self._title}, {self._name}" if self._name else self._title
             stdout.print(f"{name}: {text}", markup=False)
+            stdout.file.flush()  # Into a file too it is to be read while the run goes on.
 
 
 def _tell(path: Path, config: PipelineConfig, summary: Summary, json: bool) -> None:

@@ -234,7 +234,7 @@ def test_classes_take_turns_in_every_part() -> None:
 
 
 def test_the_parts_follow_one_another() -> None:
-    ids = [function(**SMALL) for function in (data.train_ids, data.validation_ids, data.test_ids)]
+    ids = [part(small()) for part in (data.train_part, data.validation_part, data.test_part)]
     assert [part.tolist() for part in ids] == [
         list(range(20)),
         list(range(20, 28)),
@@ -330,7 +330,7 @@ def test_training_views_are_normalised() -> None:
 def test_configurations_can_name_it() -> None:
     made = reference.call("examples.vision.data:patches", dict(SMALL))
     assert len(made) == 40
-    assert len(reference.call("examples.vision.data:test_ids", dict(SMALL))) == 12
+    assert len(reference.resolve("examples.vision.data:test_part")(made)) == 12
 
 
 def test_teachers_read_batches_with_and_without_views() -> None:

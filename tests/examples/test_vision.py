@@ -1,0 +1,62 @@
+"""The example of vision, shortened: one command trains, serves, dumps, distils and exports."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from tests.examples.readme import ROOT
+
+SMALL = "{hold: true, cache: runs/vision/patches, classes: 4, train: 24, validation: 8, test: 8}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the example, of few classes, views and epochs."""
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "__init__.py").touch()
+    (tmp_path / "examples" / "vision").mkdir()
+    for path in (ROOT / "examples" / "vision").iterdir():
+        if path.suffix != ".yaml":
+            os.symlink(path, tmp_path / "examples" / "vision" / path.name)
+            continue
+        text = path.read_text(encoding="utf-8")
+        text = re.sub(r"dataset_args: \{.*\}", f"dataset_args: {SMALL}", text)
+        text = re.sub(r"width: [\d.]+", "width: 0.125, classes: 4", text)
+        text = re.sub(r"epochs: \d+", "epochs: 1", text).replace("batch_size: 64", "batch_size: 32")
+        text = text.replace("every: 100", "every: 2")
+        (tmp_path / "examples" / "vision" / path.name).write_text(
+            text + ("threads: 1\nlatency: {seconds: 0.1}\n" if "stages:" in text else "")
+        )
+    return tmp_path
+
+
+@pytest.mark.timeout(280)
+def test_one_command_distils_from_two_teachers_and_exports(folder: Path) -> None:
+    command = [sys.executable, "-m", "pantheon", "compress", "examples/vision/distil.yaml"]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=270,
+    )
+    assert done.returncode == 0, done.stderr
+    run = folder / "runs" / "vision" / "distil"
+    report = json.loads((run / "1-distil" / "report.json").read_text())
+    assert report["samples"] == 4 * 24
+    assert report["after"]["teacher"]["samples"] == 4 * 8
+    assert set(report["history"][0]["losses"]) == {"kl", "cross_entropy"}
+    onnx.checker.check_model(onnx.load(run / "2-export" / "model.onnx"))
+    assert set(json.loads((run / "summary.json").read_text())["test"]["result"]) == {"top1", "top5"}
+    assert (folder / "runs" / "vision" / "knowledge-vgg" / "manifest.json").exists()
+    for teacher in ("resnet", "vgg"):
+        assert (folder / "runs" / "vision" / teacher / "summary.json").exists()
