@@ -51,6 +51,31 @@ def accuracy(model: Callable[[Tensor], Tensor], stream: Iterable[Batch]) -> dict
     return {"top1": top1, "top5": top5}
 
 
+def by_region(model: Callable[[Tensor], Tensor], stream: Iterable[Batch]) -> dict[str, float]:
+    """Top-1 accuracy of each class, in percent, as ``region_0`` and so on, and of all as ``top1``.
+
+    Raises:
+        ConfigError: no row with a label.
+    """
+    device = _device(model)
+    right, rows = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    with torch.inference_mode():
+        for batch in stream:
+            logits, targets = model(batch.inputs.to(device)).cpu(), batch.targets.cpu()
+            counts = batch.mask.cpu() & (targets != IGNORE)
+            logits, targets = logits[counts], targets[counts]
+            if not len(rows):
+                rows = right = torch.zeros(logits.shape[1], dtype=torch.int64)
+            same = targets[logits.argmax(1) == targets]
+            right = right + same.bincount(minlength=len(rows))
+            rows = rows + targets.bincount(minlength=len(rows))
+    if not rows.sum():
+        raise ConfigError("accuracy needs samples with labels, and the stream has none")
+    pairs = zip(right.tolist(), rows.tolist(), strict=True)
+    each = {f"region_{i}": 100 * r / n for i, (r, n) in enumerate(pairs) if n}
+    return {"top1": 100 * int(right.sum()) / int(rows.sum())} | each
+
+
 def hits(logits: Tensor, targets: Tensor) -> Tensor:
     """How many targets are first, and among the first five; int64 ``[2]``.
 

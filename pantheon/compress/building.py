@@ -73,9 +73,10 @@ def pipeline_from(
     if config.threads:
         torch.set_num_threads(config.threads)
     stages = stages_from(config)
-    metric: Any = None
-    if config.metric is not None:
-        metric = resolve(config.metric, config.where("metric"))
+    metric, tested = (
+        None if name is None else resolve(name, config.where(key))
+        for key, name in (("metric", config.metric), ("test_metric", config.test_metric))
+    )
     artifact = artifact_from(config)
     opened: Any = streams or resolve(STREAMS)
     stack = ExitStack()
@@ -86,6 +87,7 @@ def pipeline_from(
         stages=stages,
         parts=parts,
         metric=metric,
+        test_metric=metric if tested is None else tested,
         agreement=config.agreement,
         seed=config.seed,
         device=config.device,

@@ -130,7 +130,8 @@ class PipelineConfig(Section):
     `weights`), or is the `artifact` that another pipeline left. `folder` takes everything that the
     run leaves. `needs` are pipelines (YAML files) that are run first, unless they are finished.
     `metric` names a function that is called with a model and a stream of samples, and answers
-    numbers by name; it is read on the validation part, and once at the end on the test part.
+    numbers by name; it is read on the validation part, and once at the end on the test part, where
+    `test_metric` may take its place.
     `agreement` is the field of the teachers' knowledge that the model's outputs are compared with.
     """
 
@@ -141,6 +142,7 @@ class PipelineConfig(Section):
     artifact: Path | None = None
     stream: PartedStreamConfig
     metric: Reference | None = None
+    test_metric: Reference | None = None
     agreement: str = "logits"
     seed: int = Field(default=0, ge=0)
     device: str = "cpu"

@@ -55,6 +55,7 @@ class Pipeline:
         parts: the streams.
         metric: called with a model in eval and inference mode and a stream of samples; answers
             numbers by name.
+        test_metric: the same for the test part; `metric` if left out.
         agreement: the field of the knowledge that the model's outputs are compared with.
         seed: of all that is random.
         device: where to compute.
@@ -74,6 +75,7 @@ class Pipeline:
     stages: Sequence[Stage]
     parts: Parts
     metric: Metric | None = None
+    test_metric: Metric | None = None
     agreement: str = "logits"
     seed: int = 0
     device: str = "cpu"
@@ -232,12 +234,13 @@ class Pipeline:
         )
 
     def _tested(self, kept: RunFolder) -> dict[str, dict[str, float]]:
-        if self.metric is None or self.parts.test is None:
+        metric = self.test_metric or self.metric
+        if metric is None or self.parts.test is None:
             return {}
         self.watcher.say("reads the test part")
         models = {"original": kept.original, "result": kept.artifact(len(self.stages) - 1)}
         return {
-            name: read_metric(self.metric, Artifact.load(path, self.device).model, self.parts.test)
+            name: read_metric(metric, Artifact.load(path, self.device).model, self.parts.test)
             for name, path in models.items()
         }
 

@@ -1,0 +1,130 @@
+"""``docs/results.md``: the table's records as text and as a picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.paired import Difference
+from benchmarks.table import PAGE, PICTURE, RESULTS, Table, accuracies, better, difference
+
+HEAD = """# Results
+
+What the stages do to MobileNetV1 x 0.5 on real image regions, by `python -m benchmarks.table`,
+whose settings are in `benchmarks/table.yaml` and whose records in `benchmarks/results/table`.
+Made from the records by `python -m benchmarks.table --write`.
+
+- **Data**: 100 regions of 17 photographs (`examples/vision`), 20,000 training views, 5,000 to
+  choose by, and 40,000 test views of shifts that no training view has. All rows use all labels.
+- **B** is trained {E} epochs. **B+** is B and {F} epochs more, with the schedule of the rows.
+  Every row is B and {F} epochs of its own, from the same weights in the same order of samples,
+  takes the last checkpoint, and is compared with the better of B and B+, paired by seed. The
+  test part is read once for each cell.
+- A difference is in points of top-1, with the standard deviation over seeds and a confidence
+  interval of 95 % over seeds and regions (`benchmarks/paired.py`). A row is *met* if that lies
+  at or above its target, *missed* if below, else *not resolved*.
+- The targets are PaddleSlim's own differences. Theirs are ImageNet's, of other models trained
+  far longer, and are shown for orientation only.
+"""
+
+
+def write(table: Table) -> None:
+    """Write the page and its picture."""
+    lines = [HEAD.format(E=table.spec["E"], F=table.spec["F"])]
+    lines += [*_accuracies(table), "", *_rows(table), "", *_teachers(table), "", *_plateau(table)]
+    if _picture(table):
+        lines += ["", "![Accuracy of every row and seed](results.png)"]
+    PAGE.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    print(f"wrote {PAGE.relative_to(PAGE.parents[1])}")
+
+
+def _accuracies(table: Table) -> list[str]:
+    lines = [
+        "| row | seeds | top-1, test part, mean ± sd | M MACs | parameters | KB | ms (1 thread) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in (*table.spec["teachers"], "B", "B+", "plateau", *table.spec["rows"]):
+        found = accuracies(table, row)
+        if not found:
+            lines.append(f"| {row} | 0 | not run yet | | | | |")
+            continue
+        means = [float(np.mean(regions)) for regions in found.values()]
+        sd = f" ± {np.std(means, ddof=1):.2f}" if len(means) > 1 else ""
+        one = table.record(row, min(found))
+        assert one is not None
+        after = one["after"]
+        lines.append(
+            f"| {row} | {len(found)} | {np.mean(means):.2f}{sd} | {after['macs'] / 1e6:.2f} | "
+            f"{after['parameters']:,} | {after['bytes'] / 1e3:.0f} | "
+            f"{after['latency']['median']:.2f} |"
+        )
+    return lines
+
+
+def _rows(table: Table) -> list[str]:
+    baseline = better(table)
+    lines = [
+        f"| row | against {baseline}: points ± sd of seeds (95 %) | target | |",
+        "|---|---|---|---|",
+    ]
+    for row, asked in table.spec["rows"].items():
+        found = difference(table, row, baseline)
+        verdict = "not run yet" if found is None else f"**{found.verdict(asked['target'])}**"
+        lines.append(f"| {row} | {_told(found)} | +{asked['target']} | {verdict} |")
+    return lines
+
+
+def _told(found: Difference | None) -> str:
+    if found is None:
+        return ""
+    return f"{found.mean:+.2f} ± {found.sd:.2f} ({found.low:+.2f} to {found.high:+.2f})"
+
+
+def _teachers(table: Table) -> list[str]:
+    """By how much the teachers lead."""
+    base = accuracies(table, "B+")
+    if not base:
+        return []
+    mean = float(np.mean(list(base.values())))
+    leads = {t: accuracies(table, t) for t in table.spec["teachers"]}
+    told = [
+        f"{t} leads B+ by {float(np.mean(found[0])) - mean:.2f} points"
+        for t, found in leads.items()
+        if found
+    ]
+    return [f"Teachers (one seed each): {', '.join(told)}; at least 3 are asked for."]
+
+
+def _plateau(table: Table) -> list[str]:
+    more, base = accuracies(table, "plateau"), accuracies(table, "B+")
+    asked: dict[str, Any] = table.spec["plateau"]
+    seeds = sorted(more.keys() & base.keys())
+    if not seeds:
+        return []
+    gain = float(np.mean([np.mean(more[s]) - np.mean(base[s]) for s in seeds]))
+    return [
+        f"Plateau: B+ with {asked['epochs']} epochs more is {gain:+.2f} points better "
+        f"({len(seeds)} seed{'s' * (len(seeds) > 1)}); less than {asked['points']} are asked for."
+    ]
+
+
+def _picture(table: Table) -> bool:
+    """A dot for every cell; False where there are none."""
+    from matplotlib.figure import Figure
+
+    rows = [r for r in ("B", "B+", *table.spec["rows"]) if accuracies(table, r)]
+    if not rows or not RESULTS.exists():
+        return False
+    figure = Figure(figsize=(6.4, 0.6 + 0.5 * len(rows)), dpi=130, layout="constrained")
+    axes = figure.add_subplot()
+    for place, row in enumerate(reversed(rows)):
+        means = [float(np.mean(regions)) for regions in accuracies(table, row).values()]
+        axes.plot(means, [place] * len(means), "o", color="#0072b2", alpha=0.6)
+        axes.plot(np.mean(means), place, "|", color="black", markersize=22)
+    axes.set_yticks(range(len(rows)), list(reversed(rows)))
+    axes.set_xlabel("top-1 on the test part, %; a dot for each seed, a bar at their mean")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(y=0.2)
+    figure.savefig(PICTURE, format="png")
+    return True
