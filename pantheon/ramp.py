@@ -47,7 +47,9 @@ class Ramp:
         """The weight at an epoch, from 0."""
         if epoch >= self.until:
             return self.end
-        done = max(0.0, (epoch - self.begin) / (self.until - self.begin))
+        if epoch <= self.begin:
+            return self.start
+        done = (epoch - self.begin) / (self.until - self.begin)
         if self.shape == "cosine":
             done = (1.0 - math.cos(math.pi * done)) / 2.0
         return self.start + (self.end - self.start) * done
