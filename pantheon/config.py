@@ -12,9 +12,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
-    PrivateAttr,
     ValidationError,
     model_validator,
 )
@@ -25,13 +23,13 @@ from pantheon import copies, marked_yaml
 from pantheon.codec.names import parse_name
 from pantheon.errors import ConfigError
 from pantheon.marked_yaml import Place
-
-Reference = Annotated[
-    str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", examples=["package.module:function"])
-]
-"""``package.module:function``: the user's own code, named in the user's own configuration."""
-
-Arguments = dict[str, Any]
+from pantheon.section import Arguments as Arguments
+from pantheon.section import Reference as Reference
+from pantheon.section import Section as Section
+from pantheon.section import spot
+from pantheon.training_config import EmaConfig as EmaConfig
+from pantheon.training_config import LoopConfig as LoopConfig
+from pantheon.training_config import OptimizerConfig as OptimizerConfig
 
 
 def _codec(name: str) -> str:
@@ -47,36 +45,6 @@ CodecSpelling = Annotated[str, AfterValidator(_codec)]
 def _local(path: Any) -> Any:
     """What was written, unless it is a URL, which a path would be made of."""
     return copies.local(path) if isinstance(path, str) else path
-
-
-class Section(BaseModel):
-    """A mapping in a YAML file: unknown keys and wrong types raise."""
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=False, frozen=True)
-    _file: str = PrivateAttr(default="")
-    _lines: Mapping[Place, int] = PrivateAttr(default_factory=dict)
-    _place: Place = PrivateAttr(default=())
-
-    def where(self, *place: str | int) -> str:
-        """``file:line: key`` of a value in this section, for messages."""
-        return _where(self._file, self._lines, (*self._place, *place))
-
-    def _settle(self, file: str, lines: Mapping[Place, int], place: Place) -> None:
-        """Tell this section and those in it where they were read."""
-        self._file, self._lines, self._place = file, lines, place
-        for name, info in type(self).model_fields.items():
-            _settle_in(getattr(self, name), file, lines, (*place, info.alias or name))
-
-
-def _settle_in(value: Any, file: str, lines: Mapping[Place, int], place: Place) -> None:
-    if isinstance(value, Section):
-        value._settle(file, lines, place)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            _settle_in(item, file, lines, (*place, index))
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _settle_in(item, file, lines, (*place, key))
 
 
 class TlsConfig(Section):
@@ -111,11 +79,11 @@ class TeacherConfig(Section):
     """
 
     model: Reference | None = None
-    model_args: Arguments = {}
+    model_args: Arguments = Field(default_factory=dict)
     weights: Path | None = None
     artifact: Path | None = None
     dataset: Reference | None = None
-    dataset_args: Arguments = {}
+    dataset_args: Arguments = Field(default_factory=dict)
     collate_fn: Reference | None = None
     schema_: dict[str, CodecSpelling] | None = Field(default=None, alias="schema")
     labels: dict[str, str | list[str]] | None = None
@@ -132,7 +100,7 @@ class TeacherConfig(Section):
     views: int = Field(default=0, ge=0)
     dataset_fingerprint: str | None = None
     threads: PositiveInt | None = None
-    bind: list[str] = []
+    bind: list[str] = Field(default_factory=list)
     http: str | None = None
     security: SecurityConfig | None = None
     shard_rows: PositiveInt | None = None
@@ -144,16 +112,6 @@ class TeacherConfig(Section):
         if self.artifact is not None and (self.model_args or self.weights):
             raise ValueError("an artifact has its arguments and weights; leave yours out")
         return self
-
-
-class OptimizerConfig(Section):
-    """A `torch.optim` optimizer and its learning-rate schedule over all steps."""
-
-    name: Literal["adam", "adamw", "sgd"] = "adamw"
-    lr: PositiveFloat = 1e-3
-    weight_decay: float = Field(default=0.0, ge=0)
-    momentum: float = Field(default=0.0, ge=0, lt=1)
-    schedule: Literal["constant", "cosine"] = "constant"
 
 
 LOSSES: Mapping[str, frozenset[str]] = {
@@ -213,7 +171,7 @@ class LossConfig(Section):
     """
 
     loss: LossName | Reference
-    args: Arguments = {}
+    args: Arguments = Field(default_factory=dict)
     name: str | None = None
     field: str | list[str] | None = None
     output: str | None = None
@@ -310,11 +268,11 @@ class StreamConfig(Section):
     """
 
     dataset: Reference
-    dataset_args: Arguments = {}
+    dataset_args: Arguments = Field(default_factory=dict)
     collate_fn: Reference | None = None
     ids: Reference | None = None
-    teachers: dict[str, str | list[str] | SourceConfig] = {}
-    merge: dict[str, str | dict[str, Any]] = {}
+    teachers: dict[str, str | list[str] | SourceConfig] = Field(default_factory=dict)
+    merge: dict[str, str | dict[str, Any]] = Field(default_factory=dict)
     fields: dict[str, list[str]] | None = None
     batch_size: PositiveInt = 32
     shuffle: bool = True
@@ -339,12 +297,10 @@ class StreamConfig(Section):
     revision: dict[str, str] | None = None
 
 
-class LearningConfig(Section):
+class LearningConfig(LoopConfig):
     """How a student learns: for how long, by which losses, by which optimizer."""
 
-    epochs: PositiveInt = 1
     losses: list[LossConfig] = Field(min_length=1)
-    optimizer: OptimizerConfig = OptimizerConfig()
 
 
 class StudentConfig(StreamConfig, LearningConfig):
@@ -357,7 +313,7 @@ class StudentConfig(StreamConfig, LearningConfig):
     """
 
     model: Reference
-    model_args: Arguments = {}
+    model_args: Arguments = Field(default_factory=dict)
     weights: Path | None = None
     output: Path | None = None
     report: Path | None = None
@@ -405,12 +361,12 @@ def _explain(
 ) -> str:
     """One fault in words."""
     place = _in_file(error["loc"], lines)
-    where = _where(file, lines, place)
+    where = spot(file, lines, place)
     if error["type"] == "extra_forbidden":
         key, valid = str(error["loc"][-1]), _keys(kind, error["loc"][:-1])
         near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else "."
-        line = _where(file, lines, place).split(": ")[0]
+        line = spot(file, lines, place).split(": ")[0]
         return f"{line}: unknown key {key!r}{hint} Valid keys here: {', '.join(sorted(valid))}"
     if error["type"] == "missing":
         return f"{where}: {error['loc'][-1]!r} is missing; add it"
@@ -429,11 +385,6 @@ def _in_file(loc: Place, lines: Mapping[Place, int]) -> Place:
         if (*place, part) in lines:
             place = (*place, part)
     return place
-
-
-def _where(file: str, lines: Mapping[Place, int], place: Place) -> str:
-    line = lines.get(place, 1)
-    return f"{file}:{line}: {'.'.join(map(str, place))}" if place else f"{file}:{line}"
 
 
 def _keys(kind: type[BaseModel], loc: Place) -> list[str]:
