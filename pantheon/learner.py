@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -39,6 +40,8 @@ class Learner(nn.Module):
 
     Attributes:
         rehearsing: answer `Outputs` in evaluation mode too.
+        compiled: what is called in training mode in place of the student and its peers, such as
+            what `torch.compile` has made of them.
 
     Raises:
         ConfigError: a path without a module.
@@ -65,6 +68,7 @@ class Learner(nn.Module):
         self.student, self.peers = student, nn.ModuleList(peers)
         self.losses = nn.ModuleList(losses)
         self.taps, self.rehearsing = Taps(layers), False
+        self.compiled: tuple[Callable[..., Any], ...] = ()
         for model in (student, *peers):
             for path in self.taps.paths:
                 part_of(model, path)
@@ -73,8 +77,19 @@ class Learner(nn.Module):
         """The student's output; in training mode `Outputs`."""
         if not self.training and not self.rehearsing:
             return self.student(*args, **kwargs)
-        first, *others = (self._tapped(m, args, kwargs) for m in (self.student, *self.peers))
+        models = (self.student, *self.peers)
+        calls = self.compiled or models
+        first, *others = (
+            Outputs(*self.taps.call(model, partial(call, *args, **kwargs)))
+            for model, call in zip(models, calls, strict=True)
+        )
         return Outputs(first.output, first.layers, tuple(others))
 
-    def _tapped(self, model: nn.Module, args: Any, kwargs: Any) -> Outputs:
-        return Outputs(*self.taps.call(model, lambda: model(*args, **kwargs)))
+
+def student_of(model: nn.Module) -> nn.Module:
+    """The student of a `Learner`; any other model itself.
+
+    >>> student_of(Learner(nn.ReLU())), student_of(nn.ReLU())
+    (ReLU(), ReLU())
+    """
+    return model.student if isinstance(model, Learner) else model

@@ -181,7 +181,7 @@ def pick_output(outputs: Any, name: str) -> Tensor:
     return outputs
 
 
-def call_student(model: torch.nn.Module, inputs: Any) -> Any:
+def call_student(model: Callable[..., Any], inputs: Any) -> Any:
     """Call a model as its inputs ask: mappings by keyword, tuples and lists by position."""
     match inputs:
         case None:

@@ -100,7 +100,10 @@ def _sum(parameters: list[nn.Parameter]) -> None:
     dist.all_reduce(flat)
     parts = torch.split(flat, [p.numel() for p in parameters])
     for parameter, part in zip(parameters, parts, strict=True):
-        parameter.grad = part.view_as(parameter)
+        gradient = part.view_as(parameter)
+        # A gradient is laid out in memory as its parameter is, whoever made it.
+        alike = parameter.is_contiguous()
+        parameter.grad = gradient if alike else torch.empty_like(parameter).copy_(gradient)
 
 
 def place(rank: int | None, world: int | None) -> tuple[int, int]:

@@ -6,84 +6,30 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pantheon import copies
+from pantheon.average import Average
 from pantheon.errors import ConfigError, ResumeMismatch
-from pantheon.objective import call_student
+from pantheon.learner import student_of
+from pantheon.numerics import Numerics
 from pantheon.ranks import Ranks
 from pantheon.resuming import Checkpoint
 from pantheon.sequence import NOTHING, extend
 from pantheon.stream import Batch, BatchStream
+from pantheon.training_history import Epoch as Epoch
+from pantheon.training_history import Running
+from pantheon.training_history import Step as Step
+from pantheon.training_settings import TrainingSettings
+from pantheon.weighing import weigh
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Where a run stands after a step.
-
-    Args:
-        epoch, step: both from 0; `step` counts within the epoch.
-        epochs, steps: how many there are.
-        done: steps since the run began or was resumed.
-        samples: real rows since then.
-        seconds, wait: since then, in all and waiting for the stream.
-        loss: the step's loss on this rank, a scalar on the model's device.
-    """
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    done: int
-    samples: int
-    seconds: float
-    wait: float
-    loss: Tensor
-
-    @property
-    def remaining(self) -> float:
-        """Seconds until the end at the mean pace so far."""
-        left = (self.epochs - self.epoch) * self.steps - self.step - 1
-        return self.seconds / self.done * left
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """What an epoch came to.
-
-    Args:
-        epoch: from 0.
-        losses: mean over the epoch's steps, by term.
-        metrics: what `evaluate` answered.
-        seconds: of training, waiting included.
-        wait: seconds waited for the stream.
-        samples: real rows seen.
-    """
-
-    epoch: int
-    losses: dict[str, float]
-    metrics: dict[str, float]
-    seconds: float
-    wait: float
-    samples: int
-
-
-@dataclass(slots=True)
-class _Running:
-    """Sums over the epoch at hand, saved with a checkpoint in its middle."""
-
-    steps: int = 0
-    samples: int = 0
-    seconds: float = 0.0
-    wait: float = 0.0
-    losses: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Training:
@@ -97,7 +43,8 @@ class Training:
         optimizer: over the model's parameters.
         epochs: how many epochs there are in all.
         scheduler: stepped after every step, with `state_dict` and `load_state_dict`.
-        evaluate: called after each epoch with the model in eval and inference mode.
+        settings: how steps are computed, see `TrainingSettings`.
+        evaluate: called after each epoch with `final_model` in eval and inference mode.
         path: a checkpoint file, written after every epoch and every `every` steps.
         keep: how many checkpoint files are kept, see `pantheon.Checkpoint`.
         on_step, on_epoch: told of progress.
@@ -109,7 +56,8 @@ class Training:
             `pantheon.sequence`.
 
     Raises:
-        ConfigError: the path is a URL; from `run`, when the loss of an epoch is not finite.
+        ConfigError: the path is a URL, or settings that do not fit the model or its device; from
+            `run`, when the loss of an epoch is not finite.
         ResumeMismatch: from `run`, when the ranks stand at different steps.
     """
 
@@ -121,6 +69,7 @@ class Training:
         optimizer: torch.optim.Optimizer,
         *,
         epochs: int,
+        settings: TrainingSettings = TrainingSettings(),  # noqa: B008  # it is frozen
         scheduler: Any = None,
         evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
         path: str | os.PathLike[str] | None = None,
@@ -140,8 +89,23 @@ class Training:
         self.on_step, self.on_epoch = on_step, on_epoch
         self.history: list[Epoch] = []
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        self._running = _Running()
+        self.settings, self._numerics = settings, Numerics(settings, model, self.device)
+        self.average = None if settings.ema is None else Average(student_of(model), settings.ema)
+        self._running = Running()
         self._samples, self._done, self._wait, self._began = 0, 0, 0.0, 0.0
+
+    @property
+    def final_model(self) -> nn.Module:
+        """What is trained in the end: the student without what learns at its side, or its average.
+
+        See `pantheon.learner.Learner` and `TrainingSettings.ema`.
+        """
+        return student_of(self.model) if self.average is None else self.average.module
+
+    @property
+    def steps(self) -> int:
+        """The steps of an epoch."""
+        return self.settings.steps(len(self.stream))
 
     def run(self) -> list[Epoch]:
         """Train to the last epoch's end; answers what every epoch came to."""
@@ -151,6 +115,7 @@ class Training:
             self._epoch()
             if self.path:
                 self.save()
+        self._numerics.finish(self.model, self.final_model)
         return self.history
 
     def _start_together(self) -> None:
@@ -167,85 +132,82 @@ class Training:
 
     def _epoch(self) -> None:
         self.model.train()
-        for batch in self._timed(iter(self.stream)):
-            self._step(batch)
-            if self.path and self.every and self._running.steps % self.every == 0:
+        for group in self._timed(iter(self.stream)):
+            self._step(*group)
+            # Fewer batches mean that the stream stands at the next epoch, which this one is not.
+            whole = len(group) == self.settings.accumulate
+            if self.path and self.every and whole and self._running.steps % self.every == 0:
                 self.save()
         self._close_epoch()
 
-    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches, counting the time until each arrives and until it is done with."""
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[list[Batch]]:
+        """The batches of each step, counting the time until they arrive and are done with."""
         while True:
             asked = time.perf_counter()
-            batch = next(batches, None)
+            group = list(islice(batches, self.settings.accumulate))
             waited = time.perf_counter() - asked
             self._wait += waited
             self._running.wait += waited
-            if batch is None:
+            if not group:
                 return
-            yield batch
+            yield group
             self._running.seconds += time.perf_counter() - asked
 
-    def _step(self, batch: Batch) -> None:
-        here = batch.ids.masked_fill(~batch.mask, -1)
-        batch = batch.to(self.device) if self.device.type != "cpu" else batch
+    def _step(self, *group: Batch) -> None:
         if hasattr(self.objective, "epoch"):
-            self.objective.epoch = len(self.history) + self._running.steps / len(self.stream)
-        losses = self.objective(call_student(self.model, batch.inputs), batch)
-        loss = torch.stack(tuple(losses.values())).sum()
-        ids, parts = self._together(here.cpu(), losses, batch)
+            self.objective.epoch = len(self.history) + self._running.steps / self.steps
+        ids, shares = weigh(group, self.objective, self.ranks)
         self.optimizer.zero_grad(set_to_none=True)
-        part = torch.stack(tuple(parts.values())).sum()
-        part.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        found = [self._learn(batch, shares[i] if shares else None) for i, batch in enumerate(group)]
         self.ranks.sum_gradients(self.model.parameters())
-        self.optimizer.step()
+        self._numerics.update(self.optimizer)
         if self.scheduler is not None:
             self.scheduler.step()
-        self._count(parts, ids)
+        if self.average is not None:
+            self.average.update_parameters(student_of(self.model))
+        self._count([parts for _, parts in found], ids)
         if self.on_step:
-            self.on_step(self._progress(loss.detach()))
+            self.on_step(self._progress([loss for loss, _ in found]))
 
-    def _together(
-        self, here: Tensor, losses: Mapping[str, Tensor], batch: Batch
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The ids of all ranks, and this rank's part of each term's mean over all their rows."""
-        if self.ranks.world == 1:
-            return here[here >= 0], dict(losses)
-        counted = getattr(self.objective, "rows", None)
-        rows = counted(batch) if counted else dict.fromkeys(losses, int((here >= 0).sum()))
-        mine = torch.tensor([rows[name] for name in losses])
-        every = self.ranks.gather(torch.cat([mine, here]))
-        counts, ids = every[:, : len(mine)], every[:, len(mine) :].flatten()
-        shares = (mine / counts.sum(dim=0).clamp(min=1)).tolist()
-        return ids[ids >= 0], {
-            name: loss * share for (name, loss), share in zip(losses.items(), shares, strict=True)
-        }
+    def _learn(
+        self, batch: Batch, shares: Mapping[str, float] | None
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Add a batch's gradients; its loss, and its part of each term's mean over the step."""
+        batch = batch.to(self.device) if self.device.type != "cpu" else batch
+        losses = self.objective(self._numerics.forward(self.model, batch.inputs), batch)
+        parts = losses
+        if shares is not None:
+            parts = {name: loss * shares[name] for name, loss in losses.items()}
+        self._numerics.backward(_sum(parts))
+        with torch.no_grad():
+            return _sum(losses), {name: part.detach() for name, part in parts.items()}
 
-    def _count(self, losses: Mapping[str, Tensor], ids: Tensor) -> None:
+    def _count(self, every: Sequence[Mapping[str, Tensor]], ids: Tensor) -> None:
         sums, samples = self._running.losses, len(ids)
         self.ids = extend(self.ids, ids)
-        for name, value in losses.items():
-            sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.detach()
+        for losses in every:
+            for name, value in losses.items():
+                sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value
         self._running.steps += 1
         self._running.samples += samples
         self._samples += samples
         self._done += 1
 
-    def _progress(self, loss: Tensor) -> Step:
+    def _progress(self, losses: Sequence[Tensor]) -> Step:
         return Step(
             epoch=len(self.history),
             epochs=self.epochs,
             step=self._running.steps - 1,
-            steps=len(self.stream),
+            steps=self.steps,
             done=self._done,
             samples=self._samples,
             seconds=time.perf_counter() - self._began,
             wait=self._wait,
-            loss=loss,
+            loss=torch.stack(tuple(losses)).mean(),
         )
 
     def _close_epoch(self) -> None:
-        running, self._running = self._running, _Running()
+        running, self._running = self._running, Running()
         sums = self._sums(running)
         losses = {name: float(s) / max(running.steps, 1) for name, s in sums.items()}
         number = len(self.history)
@@ -261,7 +223,7 @@ class Training:
         if self.on_epoch:
             self.on_epoch(epoch)
 
-    def _sums(self, running: _Running) -> dict[str, Tensor]:
+    def _sums(self, running: Running) -> dict[str, Tensor]:
         """Each term's sum over the ranks."""
         if self.ranks.world == 1 or not running.losses:
             return running.losses
@@ -272,8 +234,9 @@ class Training:
         if self.evaluate is None or not self.ranks.first:
             return {}
         self.model.eval()
+        model = self.final_model.eval()
         with torch.inference_mode():
-            return {name: float(value) for name, value in self.evaluate(self.model).items()}
+            return {name: float(value) for name, value in self.evaluate(model).items()}
 
     def save(self) -> None:
         """Write model, optimizer, scheduler, stream and random state to `path`, atomically.
@@ -281,7 +244,7 @@ class Training:
         All ranks call it, and the first one writes.
         """
         kept = self._kept()
-        kept.steps = len(self.history) * len(self.stream) + self._running.steps
+        kept.steps = len(self.history) * self.steps + self._running.steps
         kept.save()
 
     def resume(self) -> bool:
@@ -293,6 +256,7 @@ class Training:
         """
         if self.path is None or not self._kept().resume():
             return False
+        self._numerics.settle(self.optimizer)
         self._resumed = self._kept().random_restored
         if not self.ranks.first:  # the first rank goes on with the sums of all
             self._running.losses = {k: torch.zeros_like(v) for k, v in self._running.losses.items()}
@@ -314,12 +278,18 @@ class Training:
                 keep=self.keep,
                 ranks=self.ranks,
                 model=self.model,
+                average=self.average,
+                scaler=self._numerics.scaler,
                 optimizer=self.optimizer,
                 scheduler=self.scheduler,
                 stream=self.stream,
                 progress=_Progress(self),
             )
         return self._checkpoint
+
+
+def _sum(losses: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack(tuple(losses.values())).sum()
 
 
 class _Progress:
@@ -334,10 +304,10 @@ class _Progress:
         return {
             "ids": run.ids,
             "history": [asdict(epoch) for epoch in run.history],
-            "running": {name: getattr(running, name) for name in _Running.__slots__},
+            "running": {name: getattr(running, name) for name in Running.__slots__},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         run = self._training
-        run.ids, run._running = state["ids"], _Running(**state["running"])
+        run.ids, run._running = state["ids"], Running(**state["running"])
         run.history = [Epoch(**epoch) for epoch in state["history"]]

@@ -15,7 +15,6 @@ from safetensors.torch import save
 
 from pantheon.config import StudentConfig
 from pantheon.errors import ConfigError
-from pantheon.learner import Learner
 from pantheon.training import Epoch, Training
 
 KEYS = ("output", "report", "curves")
@@ -51,8 +50,7 @@ def _make_folder(folder: Path, where: str) -> None:
 
 def write_results(config: StudentConfig, training: Training, stream: Mapping[str, Any]) -> None:
     """Write the files that a configuration names; `stream` is what the loader has counted."""
-    learner = training.model
-    state = (learner.student if isinstance(learner, Learner) else learner).state_dict()
+    state = training.final_model.state_dict()
     weights = save({k: v.detach().cpu().contiguous() for k, v in state.items()})
     if config.output:
         _replace(config.output, weights)

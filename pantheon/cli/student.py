@@ -18,6 +18,7 @@ from pantheon.rehearsal import learner_of, rehearse
 from pantheon.stream import BatchStream
 from pantheon.terms import term_from
 from pantheon.training import Training
+from pantheon.training_settings import settings_from
 from teacher_server.devices import device_names
 
 
@@ -39,15 +40,17 @@ def training_from(
     objective = Objective(terms)
     rehearse(learner, objective, stream)
     optimizer = optimizer_from(config.optimizer, learner)
-    evaluate = function_from(config, config.evaluate, "evaluate")
+    settings = settings_from(config)
+    steps = settings.steps(len(stream))
     return Training(
         learner,
         stream,
         objective,
         optimizer,
         epochs=config.epochs,
-        scheduler=schedule_from(config.optimizer, optimizer, config.epochs, len(stream)),
-        evaluate=None if evaluate is None else lambda learner: evaluate(learner.student),
+        settings=settings,
+        scheduler=schedule_from(config.optimizer, optimizer, config.epochs, steps),
+        evaluate=function_from(config, config.evaluate, "evaluate"),
         path=config.checkpoint.path if config.checkpoint else None,
         every=config.checkpoint.every if config.checkpoint else None,
         keep=config.checkpoint.keep if config.checkpoint else 2,

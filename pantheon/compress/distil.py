@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from pantheon.rehearsal import learner_of, rehearse
 from pantheon.taps import part_of
 from pantheon.terms import ramp_from, term_from
 from pantheon.training import Training
+from pantheon.training_settings import TrainingSettings, settings_from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class Distil:
         losses: the addends of the loss, on outputs and on any layers.
         epochs: passes over the training part.
         optimizer: it and its schedule.
+        settings: how steps are computed; where they do not bound the gradients, `optimizer` may.
         name: of the stage.
         every: steps after which the state is kept, besides every epoch.
         validate_every: epochs after which the metric is read; 0 for never.
@@ -52,6 +54,7 @@ class Distil:
     losses: Sequence[Term]
     epochs: int = 1
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    settings: TrainingSettings = field(default_factory=TrainingSettings)
     name: str = "distil"
     every: int | None = None
     validate_every: int = 1
@@ -70,6 +73,7 @@ class Distil:
             losses=[term_from(loss) for loss in config.losses],
             epochs=config.epochs,
             optimizer=config.optimizer,
+            settings=settings_from(config),
             name=config.name or "distil",
             every=config.every,
             validate_every=config.validate_every,
@@ -80,8 +84,12 @@ class Distil:
         )
 
     def cost(self, samples: int) -> Cost:
-        """Weights are kept in two checkpoints, with two moments each, and as the artifact."""
-        return Cost(self.epochs, self.epochs * samples, copies=8)
+        """Weights are kept in two checkpoints, with two moments each, and as the artifact.
+
+        An average of them is kept in both checkpoints too.
+        """
+        copies = 8 if self.settings.ema is None else 10
+        return Cost(self.epochs, self.epochs * samples, copies=copies)
 
     def check(self, model: nn.Module) -> None:
         """Make sure that the model has the layers that the losses look at."""
@@ -110,6 +118,8 @@ class Distil:
             work.watcher.say(f"goes on after epoch {len(training.history)}")
         history = training.run()
         learner.eval()
+        if training.final_model is not artifact.model:
+            artifact.model.load_state_dict(training.final_model.state_dict())
         return Outcome(
             artifact,
             samples=sum(epoch.samples for epoch in history),
@@ -119,13 +129,16 @@ class Distil:
 
     def _training(self, learner: Learner, objective: Any, work: Work) -> Training:
         optimizer = optimizer_from(self.optimizer, learner)
-        steps = len(work.parts.train)
+        bound = self.settings.clip_norm or self.optimizer.clip_norm
+        settings = replace(self.settings, clip_norm=bound)
+        steps = settings.steps(len(work.parts.train))
         training = Training(
             learner,
             work.parts.train,
             objective,
             optimizer,
             epochs=self.epochs,
+            settings=settings,
             scheduler=schedule_from(self.optimizer, optimizer, self.epochs, steps),
             path=work.folder / "training.safetensors",
             every=self.every,
@@ -137,14 +150,10 @@ class Distil:
         def evaluate(model: nn.Module) -> Mapping[str, float]:
             number = len(training.history) + 1
             due = number == self.epochs or number % self.validate_every == 0
-            return work.validate(_student(model)) if due else {}
+            return work.validate(model) if due else {}
 
         training.evaluate = evaluate if self.validate_every else None
         return training
-
-
-def _student(model: nn.Module) -> nn.Module:
-    return model.student if isinstance(model, Learner) else model
 
 
 @dataclass(frozen=True, slots=True)
