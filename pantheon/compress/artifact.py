@@ -15,7 +15,7 @@ from pantheon import reference
 from pantheon.compress import folder as folders
 from pantheon.compress import registry, strict
 from pantheon.compress.registry import Edit
-from pantheon.compress.undo import undone
+from pantheon.compress.undo import Undoing, undone
 from pantheon.compress.weights import fill, update, weights_of
 from pantheon.errors import ArtifactError, CompressionError, ConfigError, PantheonError
 from pantheon.quote import quoted
@@ -34,7 +34,6 @@ class Artifact:
     Attributes:
         factory: ``"package.module:function"``, which answers an `nn.Module`.
         args: the factory's keyword arguments as JSON.
-        model: the live model. Train it at will; change its structure with `edit` only.
 
     Example:
         >>> import tempfile
@@ -51,7 +50,8 @@ class Artifact:
     def __init__(self, factory: str, args: Mapping[str, Any], model: nn.Module) -> None:
         self.factory = factory
         self.args = dict(args)
-        self.model = model
+        self._model = model
+        self._spoilt = ""
         self._edits: list[tuple[Edit, dict[str, Any]]] = []
 
     @classmethod
@@ -82,6 +82,17 @@ class Artifact:
         return cls(factory, args, model)
 
     @property
+    def model(self) -> nn.Module:
+        """The live model. Train it at will; change its structure with `edit` only.
+
+        Raises:
+            CompressionError: an edit wrote into weights and failed, which cannot be undone.
+        """
+        if self._spoilt:
+            raise CompressionError(self._spoilt)
+        return self._model
+
+    @property
     def edits(self) -> tuple[Edit, ...]:
         """The edits so far, the first one first."""
         return tuple(edit for edit, _ in self._edits)
@@ -89,20 +100,29 @@ class Artifact:
     def edit(self, edit: Edit) -> None:
         """Change the live model, and record how.
 
-        Where it raises, nothing is recorded, and the model's structure is as it was.
+        Where it raises, nothing is recorded, and the model is as it was. If the edit, against the
+        rules of `Edit`, had written into weights, the artifact cannot be used any more and says so.
 
         Raises:
             ConfigError: the edit does not fit the model, or could not be read back from JSON.
             CompressionError: the edit answers something else than a module.
         """
-        wire = registry.write(edit)
-        with undone(self.model):
-            model = edit.apply(self.model)
-            if not isinstance(model, nn.Module):
-                raise CompressionError(
-                    f"the edit {edit.kind} answered a {type(model).__name__}; expected the model"
+        wire, undoing = registry.write(edit), Undoing()
+        try:
+            with undone(self.model) as undoing:
+                model = edit.apply(self.model)
+                if not isinstance(model, nn.Module):
+                    raise CompressionError(
+                        f"the edit {edit.kind} answered a {type(model).__name__}; expected the "
+                        "model"
+                    )
+        finally:
+            if not undoing.complete:
+                self._spoilt = (
+                    f"the edit {edit.kind} wrote into the model's weights and failed, so that they "
+                    "are neither the old nor the new ones; load the artifact again"
                 )
-        self.model = model
+        self._model = model
         self._edits.append((edit, wire))
 
     def save(self, folder: str | Path) -> None:

@@ -257,6 +257,9 @@ class Other(Edit):
     def apply(self, model: nn.Module) -> nn.Module:
         if self.does == "wrap":
             return nn.Sequential(model)
+        if self.does == "spoil":
+            model.steps.add_(1)
+            raise ZeroDivisionError
         model.conv = nn.Conv2d(3, 1, 1)
         if self.does == "nothing":
             return None  # type: ignore[return-value]
@@ -295,6 +298,24 @@ def test_an_edit_that_fails_leaves_no_trace(
     assert artifact.edits == before
     assert artifact.digest() == digest
     assert artifact.model.conv is conv
+
+
+def test_an_artifact_whose_weights_an_edit_spoilt_is_not_used(
+    artifact: Artifact, tmp_path: Path
+) -> None:
+    before = artifact.edits
+    with pytest.raises(ZeroDivisionError):
+        artifact.edit(Other("spoil"))
+    assert artifact.edits == before
+    uses: list[Callable[[], Any]] = [
+        lambda: artifact.model,
+        lambda: artifact.save(tmp_path),
+        lambda: artifact.edit(Other()),
+    ]
+    for use in uses:
+        with pytest.raises(CompressionError, match=r"test\.edit wrote into the model's weights"):
+            use()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_digest_is_of_everything(artifact: Artifact) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Self
@@ -16,7 +17,7 @@ from pantheon.compress import registry
 from pantheon.compress.fold import FoldBatchNorm
 from pantheon.compress.registry import Edit, register
 from pantheon.compress.select import SelectChannels
-from pantheon.compress.undo import undone
+from pantheon.compress.undo import Undoing, undone
 from pantheon.errors import ConfigError
 
 
@@ -437,3 +438,33 @@ def test_a_change_that_fails_is_undone() -> None:
     assert repr(model) == before
     assert model[0].weight is weight
     assert model[1].running_mean.shape == (4,)
+
+
+def test_a_hook_can_be_removed_after_a_change_was_undone() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    calls = []
+    handle = model[0].register_forward_hook(lambda *given: calls.append(given))
+    with pytest.raises(ZeroDivisionError):
+        failing(model)
+    model(torch.ones(2, 3, 1, 1))
+    handle.remove()
+    model(torch.ones(2, 3, 1, 1))
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("write", "complete"),
+    [
+        (lambda weight: weight.clone().zero_(), True),
+        (lambda weight: weight.detach().zero_(), False),
+        (lambda weight: setattr(weight, "data", torch.zeros(4, 3, 1, 1)), False),
+    ],
+)
+def test_weights_that_were_written_into_are_told(write: Any, complete: bool) -> None:
+    def change(model: nn.Module) -> Undoing:
+        with suppress(ZeroDivisionError), undone(model) as undoing:
+            write(model.weight)
+            raise ZeroDivisionError
+        return undoing
+
+    assert change(nn.Conv2d(3, 4, 1)).complete is complete
