@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pantheon import reference
+from pantheon import copies, reference
 from pantheon.compress import folder as folders
 from pantheon.compress import registry, strict
 from pantheon.compress.registry import Edit
@@ -131,10 +131,11 @@ class Artifact:
         Killed at any point, the folder holds the old artifact, the new one, or what `load` refuses.
 
         Raises:
+            ConfigError: the folder is a URL.
             StoreError: weights that safetensors cannot carry, or the disk refuses.
             DiskFullError: no space left; the old artifact is still there.
         """
-        folders.write(Path(folder), self._recipe(), weights_of(self.model))
+        folders.write(copies.local(folder), self._recipe(), weights_of(self.model))
 
     @classmethod
     def load(
@@ -146,7 +147,7 @@ class Artifact:
         """Rebuild a model from its folder.
 
         The factory that the folder names is imported and called: load folders that you trust, or
-        say which factories they may name.
+        say which factories they may name. PyTorch's random numbers go on as if nothing was built.
 
         Args:
             folder: what `save` wrote.
@@ -157,17 +158,18 @@ class Artifact:
             ArtifactError: folder or file absent, altered weights, an unknown version or edit, a
                 factory that cannot be called or is not allowed, or edits or weights that do not fit
                 the model.
-            ConfigError: no such device.
+            ConfigError: no such device, or the folder is a URL.
         """
-        folder, target = Path(folder), _device(device)
+        folder, target = copies.local(folder), _device(device)
         recipe, digest = folders.read(folder)
         try:
-            artifact = cls._rebuilt(recipe, factories)
+            with torch.random.fork_rng(devices=[]):
+                artifact = cls._rebuilt(recipe, factories)
         except PantheonError as error:
             raise ArtifactError(f"the artifact {folder} cannot be rebuilt: {error}") from error
         with folders.weights(folder, digest) as file:
             fill(artifact.model, file, str(folder / folders.WEIGHTS))
-        artifact.model.to(target)
+        _move(artifact.model, target)
         return artifact
 
     @classmethod
@@ -182,7 +184,7 @@ class Artifact:
         for number, edit in enumerate(edits):
             try:
                 artifact.edit(edit)
-            except PantheonError as error:
+            except Exception as error:  # edits of others may raise anything
                 raise ConfigError(f"edit {number} ({edit.kind}) does not fit: {error}") from error
         return artifact
 
@@ -207,7 +209,7 @@ def _edits(wires: Any) -> Sequence[Edit]:
     for number, wire in enumerate(wires):
         try:
             edits.append(registry.read(wire))
-        except ConfigError as error:
+        except Exception as error:  # edits of others may raise anything
             raise ConfigError(f"edit {number}: {error}") from error
     return edits
 
@@ -217,3 +219,10 @@ def _device(device: str | torch.device) -> torch.device:
         return torch.device(device)
     except RuntimeError as error:
         raise ConfigError(f"there is no device {device!r}: {error}") from error
+
+
+def _move(model: nn.Module, device: torch.device) -> None:
+    try:
+        model.to(device)
+    except (AssertionError, RuntimeError) as error:  # PyTorch's, where it has no such device
+        raise ConfigError(f"the model cannot be put on the device {device}: {error}") from error

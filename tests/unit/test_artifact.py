@@ -212,6 +212,25 @@ def test_the_model_is_put_on_the_device(saved: Path) -> None:
         Artifact.load(saved, "gpu")
 
 
+def test_a_device_that_this_machine_lacks_is_named(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: nn.Module, device: Any) -> nn.Module:
+        raise AssertionError("Torch not compiled with CUDA enabled")
+
+    monkeypatch.setattr(nn.Module, "to", refuse)
+    with pytest.raises(ConfigError, match=r"the device cuda:7: Torch not compiled"):
+        Artifact.load(saved, "cuda:7")
+
+
+def test_loading_takes_no_random_numbers(saved: Path) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    Artifact.load(saved)
+    assert torch.equal(torch.rand(1), expected)
+
+
 def test_only_allowed_factories_are_called(saved: Path) -> None:
     assert Artifact.load(saved, factories=[f"{HERE}:Net"]).args == {"channels": 4}
     with pytest.raises(ArtifactError, match=r"its factory is 'tests.*allowed are a:b, c:d"):
@@ -431,6 +450,17 @@ def test_a_missing_folder_and_missing_files_are_named(saved: Path) -> None:
     assert "has no artifact.json" in refused(saved)
 
 
+def test_a_url_is_no_folder(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    uses: list[Callable[[str], Any]] = [artifact.save, Artifact.load]
+    for use in uses:
+        with pytest.raises(ConfigError, match="is a URL"):
+            use("s3://bucket/half")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_altered_weights_are_refused(saved: Path) -> None:
     file = saved / "weights.safetensors"
     whole = file.read_bytes()
@@ -491,6 +521,8 @@ OTHERS: list[tuple[dict[str, Any], str]] = [
     ),
     ({"args": {"channels": 5}, "edits": []}, "misses 'norm.bias'"),
     ({"edits": {}}, "edits is {}; expected a list"),
+    ({"edits": [{"kind": "test.edit", "does": "fail"}]}, "edit 0 (test.edit) does not fit"),
+    ({"edits": [{"kind": "test.edit", "dose": "wrap"}]}, "unexpected keyword argument 'dose'"),
     ({"edits": [3]}, "edit 0: an edit is 3; expected a mapping"),
     ({"edits": [{"kind": "select_chanel"}]}, "the nearest are 'select_channels'"),
     ({"edits": [{"kind": "x" * 10000}]}, "there is no edit of kind 'xxx"),
