@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -61,10 +62,9 @@ class FoldBatchNorm(Edit):
                 f"pairs is {quoted(self.pairs)}; expected a list of [layer, norm], at least one"
             )
         pairs = tuple(_pair(pair) for pair in self.pairs)
-        every = [path for pair in pairs for path in pair]
-        for path in every:
-            if every.count(path) > 1:
-                raise ConfigError(f"{path!r} is in pairs {every.count(path)} times; expected once")
+        for path, count in Counter(path for pair in pairs for path in pair).items():
+            if count > 1:
+                raise ConfigError(f"{path!r} is in pairs {count} times; expected once")
         object.__setattr__(self, "pairs", pairs)
 
     def apply(self, model: nn.Module) -> nn.Module:

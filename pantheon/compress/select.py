@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pantheon.compress import strict
 from pantheon.compress.layers import cut
@@ -18,6 +19,9 @@ from pantheon.quote import quoted
 
 Slots = dict[tuple[int, str], dict[int, tuple[int, ...]]]
 """What to keep by dimension, by a module's `id` and the name of a tensor of it."""
+
+Attributes = dict[tuple[nn.Module, str], Any]
+"""New values, by module and name."""
 
 
 @register("select_channels")
@@ -74,27 +78,32 @@ class SelectChannels(Edit):
                 model is as it was.
         """
         slots: Slots = {}
-        attributes = [
-            (module_at(model, path), name, _integer(module_at(model, path), path, name, value))
-            for path, new in self.attributes.items()
-            for name, value in new.items()
-        ]
+        attributes: Attributes = {}
         for path, kept in self.modules.items():
             module = module_at(model, path)
             try:
                 found = cut(module, kept)
             except ConfigError as error:
                 raise ConfigError(f"{path!r}, a {type(module).__name__}: {error}") from error
-            attributes += [(module, name, value) for name, value in found.attributes.items()]
+            attributes.update({(module, name): new for name, new in found.attributes.items()})
             for name, dims in found.tensors.items():
                 _enter(slots, module, name, dims, path)
         for path, chosen in self.parameters.items():
             module, name = tensor_at(model, path)
             _enter(slots, module, name, chosen, path)
+        for path, values in self.attributes.items():
+            module = module_at(model, path)
+            for name, value in values.items():
+                _require_integer(module, path, name)
+                if attributes.setdefault((module, name), value) != value:
+                    raise ConfigError(
+                        f"{path!r}: {name} is to be {value}, but {attributes[module, name]} by the "
+                        "channels that are kept; leave it out of attributes"
+                    )
         replacements = _select(model, slots)
         for module, name, tensor in replacements:
             setattr(module, name, tensor)
-        for module, name, value in attributes:
+        for (module, name), value in attributes.items():
             setattr(module, name, value)
         return model
 
@@ -152,14 +161,13 @@ def _dim(dim: str, path: str) -> int:
     return int(dim)
 
 
-def _integer(module: nn.Module, path: str, name: str, value: int) -> int:
-    """A new value of an attribute that is an integer already."""
+def _require_integer(module: nn.Module, path: str, name: str) -> None:
+    """Only what is an integer already is set."""
     own = {key: held for key, held in vars(module).items() if type(held) is int}
     if name not in own:
         raise ConfigError(
             f"{path!r}, a {type(module).__name__}, has no integer {quoted(name)}{near(name, own)}"
         )
-    return value
 
 
 def _enter(
@@ -168,6 +176,8 @@ def _enter(
     """Note what to keep of a tensor; what is noted twice must be the same."""
     tensor = tensor_of(module, name)
     assert tensor is not None  # whoever found the name has looked
+    if is_lazy(tensor):
+        raise ConfigError(f"{path!r}: {name} has no values yet; run the model once before")
     held = slots.setdefault((id(module), name), {})
     for dim, indices in dims.items():
         if dim >= tensor.ndim or indices[-1] >= tensor.shape[dim]:

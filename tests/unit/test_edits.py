@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from copy import deepcopy
@@ -219,6 +220,11 @@ REFUSED = [
         {"modules": {"conv": {"out": [0]}}, "parameters": {"conv.weight": {0: [1]}}},
         "two selections of dimension 0 of weight differ",
     ),
+    (
+        {"modules": {"conv": {"out": [0]}}, "attributes": {"conv": {"out_channels": 2}}},
+        "'conv': out_channels is to be 2, but 1 by the channels that are kept",
+    ),
+    ({"modules": {"lazy": {"out": [0]}}}, "'lazy': weight has no values yet"),
 ]
 
 
@@ -230,6 +236,7 @@ def test_what_does_not_fit_is_named_and_changes_nothing(fields: dict[str, Any], 
             "norm": nn.BatchNorm2d(4),
             "act": nn.ReLU(),
             "image": nn.LayerNorm((3, 4)),
+            "lazy": nn.LazyConv2d(4, 1),
         }
     )
     before = repr(model), list(model.parameters())
@@ -417,6 +424,16 @@ def test_what_cannot_be_folded_is_named(pair: tuple[str, str], said: str) -> Non
     with pytest.raises(ConfigError) as caught:
         FoldBatchNorm([pair]).apply(Twice())
     assert said in str(caught.value)
+
+
+def test_pairs_without_number_are_read_in_little_time() -> None:
+    many = [[f"conv{i}", f"norm{i}"] for i in range(20_000)]
+    start = time.process_time()
+    edit = FoldBatchNorm.from_json({"pairs": many})
+    assert time.process_time() - start < 5  # every path against every other takes minutes
+    assert len(edit.pairs) == 20_000
+    with pytest.raises(ConfigError, match="'conv7' is in pairs 2 times"):
+        FoldBatchNorm.from_json({"pairs": [*many, ["conv7", "norm"]]})
 
 
 # --- undoing
