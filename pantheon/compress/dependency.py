@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pantheon.compress.layers import channels
 from pantheon.compress.paths import module_at
 from pantheon.compress.select import SelectChannels
-from pantheon.errors import CompressionError, ConfigError
+from pantheon.errors import CompressionError, ConfigError, PantheonError
 from pantheon.quote import quoted
 
 Removed = dict[str, dict[Any, set[int]]]
@@ -60,16 +60,18 @@ def prune_edit(
 
     Raises:
         ConfigError: torch-pruning is not installed, no such layer or channel, nothing to remove, a
-            layer that would lose all its channels or does not run, or a dependent layer whose
-            channels cannot be selected.
-        CompressionError: the search took too long, or the edited model does not run.
+            layer that would lose all its channels or does not run, a dependent layer whose channels
+            cannot be selected, or a model that cannot be copied or called.
+        CompressionError: torch-pruning cannot read the model or takes too long, or the edited model
+            does not run.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(16, 2))
         >>> prune_edit(model, torch.ones(1, 3, 2, 2), {"0": [1, 2]}).modules
         {'0': {'out': (0, 3)}, '2': {'in': (0, 1, 2, 3, 12, 13, 14, 15)}}
     """
-    traced = copy.deepcopy(model).eval().requires_grad_(True)
+    with torch.inference_mode(False):
+        traced = _copied(model)
     graph = _graph(traced, example_inputs)
     modules: Removed = defaultdict(lambda: defaultdict(set))
     parameters: Removed = defaultdict(lambda: defaultdict(set))
@@ -86,6 +88,19 @@ def prune_edit(
     return edit
 
 
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy to trace; all its weights need gradients, which the dependencies are read off."""
+    try:
+        traced = copy.deepcopy(model).eval()
+    except Exception as error:  # the user's model may hold anything
+        raise ConfigError(
+            f"the {type(model).__name__} cannot be copied: {type(error).__name__}: {error}"
+        ) from error
+    for parameter in traced.parameters():
+        parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
+    return traced
+
+
 def _graph(model: nn.Module, inputs: Any) -> Any:
     try:
         import torch_pruning
@@ -95,8 +110,26 @@ def _graph(model: nn.Module, inputs: Any) -> Any:
         ) from error
     with torch.inference_mode(False), torch.enable_grad():
         graph = torch_pruning.DependencyGraph()
-        graph.build_dependency(model, inputs, forward_fn=_traced, verbose=False)
+        try:
+            graph.build_dependency(model, inputs, _traced, output_transform=_tensors, verbose=False)
+        except PantheonError:
+            raise
+        except Exception as error:  # what it meets in a model that it does not know
+            raise CompressionError(
+                f"torch-pruning cannot read the dependencies of the {type(model).__name__}: "
+                f"{type(error).__name__}: {error}; select its channels yourself (SelectChannels)"
+            ) from error
     return graph
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """Those tensors of what a model returned that depend on its weights."""
+    if isinstance(output, Tensor):
+        return [output] if output.grad_fn is not None else []
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    parts = output if isinstance(output, tuple | list) else []
+    return [tensor for part in parts for tensor in _tensors(part)]
 
 
 def _traced(model: nn.Module, inputs: Any) -> Any:
@@ -116,14 +149,14 @@ def _forward(model: nn.Module, inputs: Any) -> Any:
 
 
 def _wanted(model: nn.Module, path: str, indices: Iterable[int]) -> list[int]:
-    found = sorted(set(indices))
+    found = list(indices)
     size = _sizes(model, path)["out"]
     wrong = [i for i in found if type(i) is not int or not 0 <= i < size]
     if wrong:
         raise ConfigError(
             f"{path!r} has the output channels 0 to {size - 1}; found {quoted(wrong[0])} to remove"
         )
-    return found
+    return sorted(set(found))
 
 
 def _group(graph: Any, layer: nn.Module, path: str, indices: list[int], seconds: float) -> Any:

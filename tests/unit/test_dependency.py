@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
@@ -208,12 +209,54 @@ def test_a_model_may_have_several_inputs(kind: Any) -> None:
     assert edit.modules["right"] == {"out": (1, 2, 3)}
 
 
+class Mixed(nn.Module):
+    """Returns more than tensors, and holds more than trained numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(2, 4), nn.Linear(4, 1)
+        self.table = nn.Parameter(torch.zeros(3, dtype=torch.int8), requires_grad=False)
+
+    def forward(self, rows: Tensor) -> dict[str, Any]:
+        made = self.down(self.up(rows))
+        return {"loss": None, "rows": 3, "mask": rows > 0, "parts": [made]}
+
+
+def test_a_model_may_return_and_hold_more_than_tensors_with_gradients() -> None:
+    edit = prune_edit(Mixed(), torch.ones(1, 2), {"up": [1]})
+    assert edit.modules == {"up": {"out": (0, 2, 3)}, "down": {"in": (0, 2, 3)}}
+
+
+def test_dependencies_are_read_in_inference_mode_too() -> None:
+    rows = torch.ones(1, 2)
+    with torch.inference_mode():
+        edit = prune_edit(Mixed(), rows, {"up": [1]})
+    assert edit.modules["down"] == {"in": (0, 2, 3)}
+
+
+def test_a_model_that_cannot_be_copied_is_named() -> None:
+    model = Mixed()
+    model.lock = threading.Lock()
+    with pytest.raises(ConfigError, match="the Mixed cannot be copied: TypeError"):
+        prune_edit(model, torch.ones(1, 2), {"up": [1]})
+
+
+def test_what_torch_pruning_fails_on_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(torch_pruning.DependencyGraph, "_build_dependency", fail)
+    with pytest.raises(CompressionError, match="of the Mixed: ZeroDivisionError"):
+        prune_edit(Mixed(), torch.ones(1, 2), {"up": [1]})
+
+
 @pytest.mark.parametrize(
     ("remove", "said"),
     [
         ({"lift": [0]}, "no module 'lift'; the nearest are 'left'"),
         ({"left": [4]}, "'left' has the output channels 0 to 3; found 4"),
         ({"left": [-1]}, "'left' has the output channels 0 to 3; found -1"),
+        ({"left": [1, "x"]}, "the output channels 0 to 3; found 'x'"),
         ({"left": [0, 1, 2, 3]}, "'left' would lose all its 4 channels"),
         ({"left": [0, 1], "right": [2, 3]}, "would lose all its 4 channels"),
         ({"unused": [0]}, "'unused' has no part in what the model answers"),
@@ -222,7 +265,7 @@ def test_a_model_may_have_several_inputs(kind: Any) -> None:
         ({}, "nothing to select"),
     ],
 )
-def test_what_cannot_be_removed_is_named(remove: dict[str, list[int]], said: str) -> None:
+def test_what_cannot_be_removed_is_named(remove: dict[str, list[Any]], said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         prune_edit(Two(), (torch.ones(2, 2), torch.ones(2, 3)), remove)
     assert said in str(caught.value)
