@@ -25,7 +25,7 @@ VERSION = 1
 """Of ``artifact.json``."""
 
 RECIPE = "artifact.json"
-"""Factory, arguments and edits, and the digest of the weights."""
+"""Factory, arguments and edits, the digest of the weights, and a digest of all this."""
 
 WEIGHTS = "weights.safetensors"
 """The model's weights."""
@@ -51,7 +51,8 @@ def write(folder: Path, recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]
         _sweep(folder)
         try:
             weights, digest = _written(folder, WEIGHTS, content(tensors, {"format": "pt"}))
-            text = json.dumps({"version": VERSION, **recipe, "weights_sha256": digest}, indent=1)
+            said = {"version": VERSION, **recipe, "weights_sha256": digest}
+            text = json.dumps({**said, "sha256": _digest(said)}, indent=1)
             if len(text) > LONGEST:
                 raise StoreError(
                     f"{RECIPE} would have {len(text)} bytes, at most {LONGEST} are read; make "
@@ -72,7 +73,7 @@ def read(folder: Path) -> tuple[Mapping[str, Any], str]:
     """What ``artifact.json`` says: factory, args and edits, and the digest of the weights.
 
     Raises:
-        ArtifactError: it is absent, too long, not JSON, of another version or incomplete.
+        ArtifactError: it is absent, too long, not JSON, of another version, altered or incomplete.
     """
     path = folder / RECIPE
     try:
@@ -89,12 +90,18 @@ def read(folder: Path) -> tuple[Mapping[str, Any], str]:
         raise ArtifactError(
             f"{path} has version {quoted(found.get('version'))}; this Pantheon reads {VERSION}"
         )
+    said = {key: value for key, value in found.items() if key != "sha256"}
+    if found.get("sha256") != _told(path, said):
+        raise ArtifactError(
+            f"{path} was altered after it was written: its sha256 {quoted(found.get('sha256'))} "
+            "does not fit the rest of it; copy the whole folder again"
+        )
     try:
-        strict.keys(found, "it", ("version", "factory", "args", "edits", "weights_sha256"))
+        strict.keys(said, "it", ("version", "factory", "args", "edits", "weights_sha256"))
         digest = strict.text(found["weights_sha256"], "weights_sha256")
     except ConfigError as error:
         raise ArtifactError(f"{path} cannot be understood: {error}") from error
-    return found, digest
+    return said, digest
 
 
 @contextmanager
@@ -129,6 +136,18 @@ def _absent(folder: Path) -> ArtifactError:
         f"the folder {folder} has no {RECIPE}: it is no artifact, or its writer was stopped before "
         "the end; save it again"
     )
+
+
+def _digest(said: Mapping[str, Any]) -> str:
+    """Of what is said, not of how it is spaced."""
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _told(path: Path, said: Mapping[str, Any]) -> str:
+    try:
+        return _digest(said)
+    except RecursionError as error:
+        raise ArtifactError(f"cannot read {path}: it is nested too deeply") from error
 
 
 def _refused(constant: str) -> None:

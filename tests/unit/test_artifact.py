@@ -103,10 +103,12 @@ def saved(artifact: Artifact, tmp_path: Path) -> Path:
 
 
 def rewritten(folder: Path, **changes: Any) -> Path:
-    """The folder with other entries in its artifact.json; None leaves one out."""
+    """The folder with other entries in its artifact.json, and their digest; None leaves one out."""
     file = folder / "artifact.json"
     found = {**json.loads(file.read_text()), **changes}
-    file.write_text(json.dumps({k: v for k, v in found.items() if v is not None}))
+    said = {k: v for k, v in found.items() if v is not None and k != "sha256"}
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    file.write_text(json.dumps({**said, "sha256": digest}))
     return folder
 
 
@@ -466,6 +468,18 @@ def test_altered_weights_are_refused(saved: Path) -> None:
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert "was altered after it was written" in refused(saved)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"channels": 4', '"channels": 5'), ('"sha256": "', '"sha256": "0'), ('"sha256"', '"sha257"')],
+)
+def test_an_altered_recipe_is_refused(saved: Path, old: str, new: str) -> None:
+    file = saved / "artifact.json"
+    text = file.read_text()
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new))
+    assert f"{file} was altered after it was written" in refused(saved)
 
 
 def test_weights_that_are_no_safetensors_are_refused(saved: Path) -> None:
