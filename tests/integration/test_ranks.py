@@ -34,6 +34,13 @@ report: {out}/report.json
 curves: {out}/curves.png
 """
 
+SETTINGS = """\
+accumulate: 2
+ema: {decay: 0.75}
+precision: bfloat16
+channels_last: true
+"""
+
 
 @pytest.fixture(scope="module")
 def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -43,11 +50,14 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def student(out: Path, dump: Path, *, batch: int, dropout: float = 0.0) -> str:
+def student(out: Path, dump: Path, *, batch: int, dropout: float = 0.0, settings: str = "") -> str:
     """Write a student's file; answers its path."""
     out.mkdir()
     file = out / "student.yaml"
-    file.write_text(STUDENT.format(out=out, dump=dump, batch=batch, dropout=dropout))
+    text = STUDENT.format(out=out, dump=dump, batch=batch, dropout=dropout)
+    if settings:
+        text = text.replace("schedule: cosine", "schedule: cosine, warmup_steps: 2, clip_norm: 0.1")
+    file.write_text(text + settings)
     return str(file)
 
 
@@ -55,14 +65,21 @@ def report(out: Path) -> Any:
     return json.loads((out / "report.json").read_text())
 
 
+@pytest.mark.parametrize("settings", ["", SETTINGS.replace("bfloat16", "float32")])
 def test_two_ranks_learn_what_one_learns_from_batches_twice_as_large(
-    dump: Path, tmp_path: Path
+    dump: Path, tmp_path: Path, settings: str
 ) -> None:
     """The last batch of an epoch is padded for two, and the labels are not spread evenly."""
     one, two = tmp_path / "one", tmp_path / "two"
-    command = [sys.executable, "-m", "pantheon", "distill", student(one, dump, batch=16)]
+    command = [
+        sys.executable,
+        "-m",
+        "pantheon",
+        "distill",
+        student(one, dump, batch=16, settings=settings),
+    ]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=50)
-    torchrun(2, "pantheon", "distill", student(two, dump, batch=8))
+    torchrun(2, "pantheon", "distill", student(two, dump, batch=8, settings=settings))
     alone, together = report(one), report(two)
     assert (alone["ranks"], together["ranks"]) == (1, 2)
     assert together["ids_sha256"] == alone["ids_sha256"]
@@ -74,12 +91,15 @@ def test_two_ranks_learn_what_one_learns_from_batches_twice_as_large(
     assert (two / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("settings", ["", SETTINGS])
 def test_ranks_that_are_killed_and_started_again_end_with_the_same_bits(
-    dump: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dump: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    torchrun(2, "pantheon", "distill", student(whole, dump, batch=8, dropout=0.5))
-    file = student(killed, dump, batch=8, dropout=0.5)
+    torchrun(
+        2, "pantheon", "distill", student(whole, dump, batch=8, dropout=0.5, settings=settings)
+    )
+    file = student(killed, dump, batch=8, dropout=0.5, settings=settings)
     monkeypatch.setenv("DIE_ONCE", str(killed / "died"))
     with pytest.raises(AssertionError):
         torchrun(2, "pantheon", "distill", file)
