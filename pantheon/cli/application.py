@@ -23,6 +23,7 @@ from pantheon.cli.health import health
 from pantheon.cli.inspect import inspect
 from pantheon.cli.keygen import keygen
 from pantheon.cli.log import LogFormat, LogLevel, log_to_stderr
+from pantheon.cli.report import report
 from pantheon.cli.serve import serve
 from pantheon.cli.status import status
 
@@ -34,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-for command in (serve, dump, inspect, status, health, distill, compress, keygen, demo):
+for command in (serve, dump, inspect, status, health, distill, compress, report, keygen, demo):
     app.command()(guarded(command))
 
 
