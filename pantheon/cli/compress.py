@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -117,7 +118,17 @@ def _tell(path: Path, config: PipelineConfig, summary: Summary, json: bool) -> N
     for name, found in summary.test.items():
         shown = "  ".join(f"{key} {value:.4g}" for key, value in found.items())
         stdout.print(f"test part, {name}: {shown}", markup=False)
-    stdout.print(f"wrote {summary.artifact}; pantheon report {config.folder}", markup=False)
+    stdout.print(f"wrote {summary.artifact}; {_page(config.folder)}", markup=False)
+
+
+def _page(run: Path) -> str:
+    """Where the report's page is, or how to have it."""
+    missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
+    if missing:
+        return f"pantheon report {run} draws it, with {' and '.join(missing)} installed"
+    from pantheon.compress.report_page import load_run, write_page
+
+    return f"{write_page([load_run(run)], run)[0]} shows it"
 
 
 def _line(name: str, figures: Any, first: Any) -> str:

@@ -58,7 +58,7 @@ def read_json(path: Path) -> dict[str, Any]:
         if size > MAX_JSON:
             raise StoreError(f"{path} has {size} bytes; expected at most {MAX_JSON}")
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"cannot read {path}: {error}; was it altered?") from error
     if not isinstance(found, dict):
         raise StoreError(f"{path} holds a {type(found).__name__}; expected a JSON mapping")

@@ -162,6 +162,8 @@ def test_a_pipeline_killed_in_every_stage_ends_with_the_same_bits(here: Path) ->
         assert not (run / "summary.json").exists()
     out = finished(here, "pipeline.yaml", "--resume")
     assert "test part, result: accuracy" in out
+    assert "run/report.html shows it" in out
+    assert "data:image/png;base64," in (run / "report.html").read_text()
     assert results(run) == results(here / "calm")
 
 
