@@ -96,6 +96,10 @@ stages:
     name: tune
     epochs: 2
     losses: [{loss: kl, field: logits}]
+    ema: {decay: 0.9}
+    accumulate: 3
+    precision: bfloat16
+    optimizer: {clip_norm: 1, warmup_steps: 2, schedule: linear}
   - stage: export
 """
 
