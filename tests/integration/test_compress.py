@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from pantheon.cli import app
 from pantheon.compress.artifact import Artifact
+from pantheon.compress.pipeline import Pipeline
 
 ROOT = Path(__file__).parents[2]
 
@@ -346,3 +347,31 @@ def test_students_learn_from_each_other_and_one_is_kept(quick: str) -> None:
     (report,) = json.loads(told.output.splitlines()[-1])["stages"]
     assert report["history"][0]["losses"].keys() == {"cross_entropy", "mutual"}
     assert Artifact.load("run/1-distil/artifact").model[0].out_features == 8  # type: ignore[union-attr,index]
+
+
+@pytest.mark.timeout(300)
+def test_two_ranks_run_a_pipeline_together(here: Path) -> None:
+    text = PIPELINE.replace("batch_size: 8", "batch_size: 4")
+    Path("pipeline.yaml").write_text(text)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "-m", "pantheon", "compress", "pipeline.yaml", "--json"]
+    done = subprocess.run(
+        command, cwd=here, env=environment(here), capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith('{"pipeline"')]
+    distil, _, export = json.loads(line)["stages"]
+    assert distil["figures"]["ranks"] == 2
+    assert distil["samples"] == 3 * 64
+    assert export["files"] == {"onnx": "3-export/model.onnx"}
+
+
+def test_a_pipeline_is_run_from_python_as_by_the_command(quick: str) -> None:
+    Path("pipeline.yaml").write_text(quick)
+    with Pipeline.from_file("pipeline.yaml") as pipeline:
+        summary = pipeline.run()
+    assert [report.stage for report in summary.reports] == ["distil", "tune", "export"]
+    assert summary.test.keys() == {"original", "result"}
+    assert Artifact.load(summary.artifact).digest() == summary.reports[-1].digest
+    told = CliRunner().invoke(app, ["compress", "pipeline.yaml", "--resume"])
+    assert told.exit_code == 0, told.output
