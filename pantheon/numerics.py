@@ -49,7 +49,7 @@ class Numerics:
         if self.settings.channels_last:
             inputs = _over(inputs, _as_image)
         with self._cast():
-            outputs = call_student(self._compiled or model, inputs)
+            outputs = call_student(model if self._compiled is None else self._compiled, inputs)
         return outputs if self.settings.precision == "float32" else _over(outputs, _as_float32)
 
     def _cast(self) -> AbstractContextManager[Any]:

@@ -54,6 +54,7 @@ class Training:
     Attributes:
         ids: a digest of the sequence of ids that the student has learned from, see
             `pantheon.sequence`.
+        average: of the student's weights, see `TrainingSettings.ema`; None without one.
 
     Raises:
         ConfigError: the path is a URL, or settings that do not fit the model or its device; from
