@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType
 
 import pytest
 
 import pantheon
+import pantheon.compress
+
+PACKAGES = pytest.mark.parametrize("package", [pantheon, pantheon.compress])
 
 
-def test_the_public_names_are_sorted_and_all_there() -> None:
-    assert pantheon.__all__ == sorted(set(pantheon.__all__))
-    for name in pantheon.__all__:
-        assert getattr(pantheon, name).__name__ == name
-    assert set(pantheon.__all__) <= set(dir(pantheon))
+@PACKAGES
+def test_the_public_names_are_sorted_and_all_there(package: ModuleType) -> None:
+    assert package.__all__ == sorted(set(package.__all__))
+    for name in package.__all__:
+        assert getattr(package, name).__name__ == name
+    assert set(package.__all__) <= set(dir(package))
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
+@PACKAGES
+def test_an_unknown_name_is_an_attribute_error(package: ModuleType) -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
-        _ = pantheon.Nothing
+        _ = package.Nothing
 
 
 @pytest.mark.parametrize(
@@ -28,6 +34,8 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         "import pantheon",
         "import pantheon.cli",
         "import pantheon.codec.parts, pantheon.schema, pantheon.messages, pantheon.store.manifest",
+        "import pantheon.compress, pantheon.compress.config, pantheon.compress.report_page",
+        "from pantheon.cli import app; app(['compress', '--help'], standalone_mode=False)",
         "import pantheon.transport, pantheon.order, pantheon.ledger",
         "from pantheon.cli import app; app(['--help'], standalone_mode=False)",
         "from pantheon.cli import app; app(['serve', '--help'], standalone_mode=False)",
