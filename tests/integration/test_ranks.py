@@ -65,6 +65,7 @@ def report(out: Path) -> Any:
     return json.loads((out / "report.json").read_text())
 
 
+@pytest.mark.timeout(200)  # Processes that start torch, one after another.
 @pytest.mark.parametrize("settings", ["", SETTINGS.replace("bfloat16", "float32")])
 def test_two_ranks_learn_what_one_learns_from_batches_twice_as_large(
     dump: Path, tmp_path: Path, settings: str
@@ -78,7 +79,7 @@ def test_two_ranks_learn_what_one_learns_from_batches_twice_as_large(
         "distill",
         student(one, dump, batch=16, settings=settings),
     ]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=50)
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
     torchrun(2, "pantheon", "distill", student(two, dump, batch=8, settings=settings))
     alone, together = report(one), report(two)
     assert (alone["ranks"], together["ranks"]) == (1, 2)
@@ -91,6 +92,7 @@ def test_two_ranks_learn_what_one_learns_from_batches_twice_as_large(
     assert (two / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.timeout(200)  # Processes that start torch, one after another.
 @pytest.mark.parametrize("settings", ["", SETTINGS])
 def test_ranks_that_are_killed_and_started_again_end_with_the_same_bits(
     dump: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str
