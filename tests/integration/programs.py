@@ -32,7 +32,7 @@ def running(module: str, *arguments: str) -> Iterator[tuple[subprocess.Popen[str
                     process.kill()
 
 
-def torchrun(ranks: int, module: str, *arguments: str, timeout: float = 50) -> None:
+def torchrun(ranks: int, module: str, *arguments: str, timeout: float = 120) -> None:
     """Run a module under torchrun on this machine; raises when a rank fails."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(ranks), "-m", module, *arguments]
