@@ -2,10 +2,10 @@
 
 Run ``python -m benchmarks.kills [--kills 20] [--seed 0]``. A small pipeline over the example's
 image patches (a teacher that was dumped, two trainings, an export to ONNX) is run undisturbed, and
-then by processes that are killed (SIGKILL) after 2 to 12 seconds, drawn at random, and started
-again with ``--resume``; whenever it comes to its end, its artifacts and the initialisers of its
-ONNX file are compared bit for bit with the undisturbed ones, and it begins anew until there were
-enough kills. Exit status 1 if anything differs.
+then by processes that are killed (SIGKILL) up to 4 seconds, drawn at random, after they have
+written anything, and started again with ``--resume``; whenever it comes to its end, its artifacts
+and the initialisers of its ONNX file are compared bit for bit with the undisturbed ones, and it
+begins anew until there were enough kills. Exit status 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -101,16 +101,28 @@ def killed(here: Path, rng: random.Random, kills: int) -> collections.Counter[st
     found: collections.Counter[str] = collections.Counter()
     while True:
         with compress(here, "killed") as process:
-            try:
-                status = process.wait(rng.uniform(2, 12) if sum(found.values()) < kills else None)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                found[at(here / "killed")] += 1
-                continue
+            if found.total() < kills:
+                wait_for_work(process, here / "killed")
+                time.sleep(rng.uniform(0, 4))
+                if process.poll() is None:
+                    where = at(here / "killed")
+                    process.send_signal(signal.SIGKILL)
+                    process.wait()
+                    found[where] += 1
+                    continue
+            status = process.wait()
         if status:
             raise SystemExit(f"the pipeline ended with status {status}")
         return found
+
+
+def wait_for_work(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Wait until a run has written anything since now, or has ended."""
+    began = time.time()
+    while process.poll() is None:
+        if any(p.stat().st_mtime > began for p in folder.glob("*/*") if p.exists()):
+            return
+        time.sleep(0.02)
 
 
 def at(folder: Path) -> str:
