@@ -24,7 +24,7 @@ from pantheon.compress.custom import Custom
 from pantheon.compress.distil import Distil
 from pantheon.compress.export import Export
 from pantheon.compress.figures import Measuring
-from pantheon.compress.pipeline import Pipeline
+from pantheon.compress.pipeline import Pipeline, check_stages
 from pantheon.compress.run_folder import RunFolder, result_of
 from pantheon.compress.stage import Stage
 from pantheon.compress.watcher import Watcher
@@ -78,6 +78,7 @@ def pipeline_from(
         for key, name in (("metric", config.metric), ("test_metric", config.test_metric))
     )
     artifact = artifact_from(config)
+    check_stages(stages, artifact.model)  # Before teachers are brought about for it.
     opened: Any = streams or resolve(STREAMS)
     stack = ExitStack()
     parts = stack.enter_context(opened(config.stream, ranks))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.figures import Measuring
@@ -86,11 +87,7 @@ class Pipeline:
     closing: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
-        check_order([(stage.name, stage.phase) for stage in self.stages])
-        for stage in self.stages:
-            if stage.phase == "search":
-                break  # What comes after it sees another model.
-            stage.check(self.artifact.model)
+        check_stages(self.stages, self.artifact.model)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], **options: Any) -> Pipeline:
@@ -243,6 +240,19 @@ class Pipeline:
             name: read_metric(metric, Artifact.load(path, self.device).model, self.parts.test)
             for name, path in models.items()
         }
+
+
+def check_stages(stages: Sequence[Stage], model: nn.Module) -> None:
+    """Make sure that stages can be run in their order, and on the model that goes in.
+
+    Raises:
+        ConfigError: says which cannot, and why.
+    """
+    check_order([(stage.name, stage.phase) for stage in stages])
+    for stage in stages:
+        if stage.phase == "search":
+            return  # What comes after it sees another model.
+        stage.check(model)
 
 
 def stage_seed(seed: int, index: int) -> int:
