@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
-import secrets
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pantheon import copies
-from pantheon.errors import DiskFullError, PantheonError, StoreError
+from pantheon import copies, whole_file
+from pantheon.errors import PantheonError, StoreError
 from pantheon.nested import checksum, content, pack, unpack
 
 KEY = "pantheon.state"
@@ -27,12 +24,6 @@ SUM = "pantheon.xxh3_64"
 
 NAME = "pantheon.name"
 """The metadata entry that holds the name of the file that was written to."""
-
-PARTIAL = ".partial"
-"""How the names of files end that are being written."""
-
-BUFFER = 1 << 20
-"""Bytes of small tensors that are written together."""
 
 
 def save(path: str | os.PathLike[str], state: Mapping[Any, Any], *, keep: int = 1) -> str:
@@ -66,14 +57,14 @@ def save(path: str | os.PathLike[str], state: Mapping[Any, Any], *, keep: int = 
     tensors: dict[str, Tensor] = {}
     text = _text(state, tensors)
     found = checksum(text, tensors)
-    # A name of its own, so that two processes that write here do not write into each other's file.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
-    with _refusals(path):
+    partial = whole_file.beside(path)
+    advice = "the previous checkpoint is kept: free space and resume from it"
+    with whole_file.refusals(f"the checkpoint {path}", advice):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _write(partial, content(tensors, {KEY: text, SUM: found, NAME: path.name}))
+            whole_file.create(partial, content(tensors, {KEY: text, SUM: found, NAME: path.name}))
             copies.replace(partial, path, keep)
-            _flush(path.parent)
+            whole_file.flush(path.parent)
         finally:
             partial.unlink(missing_ok=True)
     return found
@@ -98,46 +89,16 @@ def _text(state: Mapping[Any, Any], tensors: dict[str, Tensor]) -> str:
         raise StoreError(f"the state cannot be written as JSON: {error}") from error
 
 
-def _write(path: Path, pieces: Iterable[bytes]) -> None:
-    """Make a file, and have its bytes on the disk."""
-    with open(path, "xb", buffering=BUFFER) as file:
-        for piece in pieces:
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def sweep(path: Path) -> None:
     """Remove what processes that were killed while they wrote to `path` have left."""
     # All of the name, so that what is written beside it to `NAME.more` meanwhile is left alone.
-    left = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}(\.held)?{re.escape(PARTIAL)}")
+    left = re.compile(
+        rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}(\.held)?{re.escape(whole_file.PARTIAL)}"
+    )
     if path.parent.is_dir():
         for file in path.parent.iterdir():
             if left.fullmatch(file.name):
                 file.unlink(missing_ok=True)
-
-
-@contextmanager
-def _refusals(path: Path) -> Iterator[None]:
-    """What the disk refuses, as our errors."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
-            raise DiskFullError(
-                f"no space left for the checkpoint {path}; the previous checkpoint is kept: free "
-                "space and resume from it"
-            ) from error
-        raise StoreError(f"cannot write the checkpoint {path}: {error}") from error
-
-
-def _flush(path: Path) -> None:
-    """Have a folder's names on the disk before what follows."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
 
 
 def load(path: str | os.PathLike[str]) -> dict[Any, Any]:

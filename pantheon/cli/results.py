@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ from typing import Any
 
 from safetensors.torch import save
 
+from pantheon import whole_file
 from pantheon.config import StudentConfig
 from pantheon.errors import ConfigError
 from pantheon.training import Epoch, Training
@@ -53,7 +53,7 @@ def write_results(config: StudentConfig, training: Training, stream: Mapping[str
     state = training.final_model.state_dict()
     weights = save({k: v.detach().cpu().contiguous() for k, v in state.items()})
     if config.output:
-        _replace(config.output, weights)
+        whole_file.write(config.output, weights)
     if config.curves:
         draw_curves(training.history, config.curves)
     if config.report:
@@ -64,14 +64,7 @@ def write_results(config: StudentConfig, training: Training, stream: Mapping[str
             "epochs": [asdict(epoch) for epoch in training.history],
             "stream": stream,
         }
-        _replace(config.report, (json.dumps(report, indent=2) + "\n").encode())
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file so that there is always a whole one, the old or the new."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)
+        whole_file.write(config.report, (json.dumps(report, indent=2) + "\n").encode())
 
 
 def draw_curves(history: Sequence[Epoch], path: Path) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
-import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,8 +14,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from pantheon import whole_file
 from pantheon.compress import strict
-from pantheon.errors import ArtifactError, ConfigError, DiskFullError, StoreError
+from pantheon.errors import ArtifactError, ConfigError, StoreError
 from pantheon.nested import content
 from pantheon.quote import quoted
 
@@ -46,7 +45,7 @@ def write(folder: Path, recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]
         StoreError: too long for ``artifact.json``, or the disk refuses.
         DiskFullError: no space left; the old artifact is still there.
     """
-    with _refusals(folder):
+    with whole_file.refusals(f"the artifact {folder}", "free space and save it again"):
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
         try:
@@ -60,11 +59,11 @@ def write(folder: Path, recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]
                 )
             named, _ = _written(folder, RECIPE, [text.encode()])
             (folder / RECIPE).unlink(missing_ok=True)
-            _flush(folder)
+            whole_file.flush(folder)
             os.replace(weights, folder / WEIGHTS)
-            _flush(folder)
+            whole_file.flush(folder)
             os.replace(named, folder / RECIPE)
-            _flush(folder)
+            whole_file.flush(folder)
         finally:
             _sweep(folder)
 
@@ -156,14 +155,14 @@ def _refused(constant: str) -> None:
 
 def _written(folder: Path, name: str, pieces: Iterable[bytes]) -> tuple[Path, str]:
     """A new file under a name of its own, on the disk, and its sha256."""
-    path = folder / f".{name}.{secrets.token_hex(4)}.partial"
-    state = hashlib.sha256()
-    with open(path, "xb", buffering=1 << 20) as file:
+    path, state = whole_file.beside(folder / name), hashlib.sha256()
+
+    def seen() -> Iterator[bytes]:
         for piece in pieces:
             state.update(piece)
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
+            yield piece
+
+    whole_file.create(path, seen())
     return path, state.hexdigest()
 
 
@@ -173,25 +172,3 @@ def _sweep(folder: Path) -> None:
         if _PARTIAL.fullmatch(file.name):
             with suppress(FileNotFoundError):
                 file.unlink()
-
-
-def _flush(folder: Path) -> None:
-    """Have a folder's names on the disk before what follows."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
-@contextmanager
-def _refusals(folder: Path) -> Iterator[None]:
-    """What the disk refuses, as our errors."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise DiskFullError(
-                f"no space left for the artifact {folder}; free space and save it again"
-            ) from error
-        raise StoreError(f"cannot write the artifact {folder}: {error}") from error

@@ -14,13 +14,12 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pantheon import whole_file
 from pantheon.errors import ConfigError, ResumeMismatch, StoreError
 
 VERSION = 1
@@ -32,19 +31,14 @@ ELSEWHERE = ("folder", "needs", "stream.patience", "stream.http", "stream.cache_
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a file so that there is always a whole one, the old or the new."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write a file so that there is always a whole one, the old or the new.
+
+    Raises:
+        StoreError: the disk refuses.
+    """
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    with whole_file.refusals(str(path), "free space and go on with --resume"):
+        whole_file.write(path, text.encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:

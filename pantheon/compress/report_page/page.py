@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import re
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +12,7 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
+from pantheon import whole_file
 from pantheon.compress.report_page.drawing import png
 from pantheon.compress.report_page.panels import Choice, sections
 from pantheon.compress.report_page.runs import Run
@@ -137,20 +137,11 @@ def write_files(folder: Path, text: str, pictures: Sequence[Drawn]) -> tuple[Pat
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for picture in pictures:
-            _replace(folder / picture.name, picture.content)
-        _replace(folder / PAGE, text.encode("utf-8", "backslashreplace"))
+            whole_file.write(folder / picture.name, picture.content)
+        whole_file.write(folder / PAGE, text.encode("utf-8", "backslashreplace"))
     except OSError as error:
         raise StoreError(
             f"cannot write the report into {folder}: {error.strerror or error}; give a folder "
             "that can be written by --out"
         ) from error
     return folder / PAGE, [folder / picture.name for picture in pictures]
-
-
-def _replace(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
