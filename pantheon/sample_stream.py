@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pantheon import stream_state
 from pantheon.batch import Batch
+from pantheon.cutting import Cuttable
 from pantheon.dataset import check_map_style
 from pantheon.errors import ConfigError
 from pantheon.itinerary import Itinerary, check_view, chosen_ids
@@ -20,10 +21,9 @@ from pantheon.order import Order
 from pantheon.position import Position
 from pantheon.ranks import place
 from pantheon.samples import Samples, should_pin
-from pantheon.selecting import fixed_view, sliced, splitted
 
 
-class SampleStream:
+class SampleStream(Cuttable):
     """Batches of samples whose knowledge is empty: a `pantheon.KnowledgeStream` with no teacher.
 
     It reads in the order in which `student_client.KnowledgeLoader` would with the same arguments,
@@ -71,7 +71,7 @@ class SampleStream:
         collate_fn: Callable[[list[Any]], Any] | None = None,
         pin_memory: bool | None = None,
     ) -> None:
-        self._given = {k: v for k, v in locals().items() if k != "self"}
+        super().__init__({k: v for k, v in locals().items() if k not in ("self", "__class__")})
         rank, world = place(rank, world)
         self._dataset, self._size = dataset, check_map_style(dataset)
         self._ids = chosen_ids(ids, self._size)
@@ -86,7 +86,6 @@ class SampleStream:
             pin_memory=should_pin(pin_memory),
         )
         self._position, self._reading = Position(), 0
-        self._cut: weakref.WeakSet[SampleStream] = weakref.WeakSet()
         self._shut = weakref.finalize(self, self._samples.close)
 
     def __len__(self) -> int:
@@ -141,59 +140,17 @@ class SampleStream:
             view=self._itinerary.fixed,
         )
 
+    def _read_in(self) -> Itinerary:
+        return self._itinerary
+
+    def _again(self, changes: dict[str, Any]) -> SampleStream:
+        return SampleStream(**(self._given | changes))
+
     def samples(self) -> SampleStream:
         """The same again, from its beginning."""
-        made = SampleStream(**self._given)
-        self._cut.add(made)
-        return made
-
-    def select(
-        self,
-        ids: Sequence[int] | NDArray[np.int64],
-        *,
-        shuffle: bool | None = None,
-        view: int | None = None,
-    ) -> SampleStream:
-        """The same over other ids, from its beginning; it is closed with this one.
-
-        Args:
-            shuffle, view: those of this one if left out.
-        """
-        changed: dict[str, Any] = {"ids": ids}
-        changed |= {} if shuffle is None else {"shuffle": shuffle}
-        changed |= {} if view is None else {"view": view}
-        made = SampleStream(**(self._given | changed))
-        self._cut.add(made)
-        return made
-
-    def slice(self, n: int, seed: int = 0) -> SampleStream:
-        """`n` samples chosen by `seed`, in one order and one view that stay the same for ever.
-
-        Raises:
-            ConfigError: more samples than there are.
-        """
-        at = self._itinerary
-        view = fixed_view(at.views, seed) if at.fixed is None else at.fixed
-        ids = sliced(self._ids, at.order.size, n, seed)
-        return self.select(ids, shuffle=False, view=view)
-
-    def split(self, k: int, seed: int = 0) -> tuple[SampleStream, ...]:
-        """`k` streams that share the samples, of the same size give or take one sample.
-
-        Raises:
-            ConfigError: fewer than one sample for each.
-        """
-        parts = splitted(self._ids, self._itinerary.order.size, k, seed)
-        return tuple(self.select(part) for part in parts)
+        return self._keep(self._again({}))
 
     def close(self) -> None:
         """Stop the workers, also of the streams that were cut from it. Safe to call twice."""
-        for stream in list(self._cut):
-            stream.close()
+        self._close_cut()
         self._shut()
-
-    def __enter__(self) -> SampleStream:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

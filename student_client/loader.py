@@ -6,13 +6,13 @@ import inspect
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pantheon import stream_state as saved
+from pantheon.cutting import Cuttable
 from pantheon.errors import ConfigError
 from pantheon.itinerary import Itinerary, check_range, check_view, chosen_ids
 from pantheon.knowledge import Value
@@ -25,7 +25,6 @@ from pantheon.reading import Reader
 from pantheon.sample_stream import SampleStream
 from pantheon.samples import Samples, should_pin
 from pantheon.schema import KnowledgeSchema
-from pantheon.selecting import fixed_view, sliced, splitted
 from student_client.cache import Caches
 from student_client.delivery import Delivery
 from student_client.epoch import Epoch
@@ -45,7 +44,7 @@ SAMPLES = frozenset(inspect.signature(SampleStream).parameters)
 """The arguments that say which samples are read in which order."""
 
 
-class KnowledgeLoader:
+class KnowledgeLoader(Cuttable):
     """Batches of samples and the merged knowledge of their teachers, in an order of its own.
 
     Every ``iter()`` starts the next epoch (or the one given to `set_epoch`) at its beginning; a
@@ -142,8 +141,7 @@ class KnowledgeLoader:
         cache_bytes: int | None = 64 << 30,
         http: str | None = None,
     ) -> None:
-        self._given = {k: v for k, v in locals().items() if k != "self"}
-        self._cut: weakref.WeakSet[KnowledgeLoader | SampleStream] = weakref.WeakSet()
+        super().__init__({k: v for k, v in locals().items() if k not in ("self", "__class__")})
         rank, world = place(rank, world)
         self._options = Options(
             batch_size=batch_size,
@@ -291,7 +289,7 @@ class KnowledgeLoader:
 
     def __len__(self) -> int:
         """Batches of an epoch, the same for every rank; without a dataset, asks the teachers."""
-        return self._ordered().steps
+        return self._read_in().order.steps
 
     @property
     def epoch(self) -> int:
@@ -345,7 +343,7 @@ class KnowledgeLoader:
         return {n: a.stated for n, a in self._fleet.agreements.items()}
 
     def _run(self) -> saved.Run:
-        order, o = self._ordered(), self._options
+        order, o = self._read_in().order, self._options
         return saved.Run(
             global_batch=order.global_batch,
             seed=o.seed,
@@ -365,54 +363,16 @@ class KnowledgeLoader:
         """
         if self._given["dataset"] is None:
             raise ConfigError("this loader has no dataset to read samples from; give it one")
-        made = SampleStream(**{k: v for k, v in self._given.items() if k in SAMPLES})
-        self._cut.add(made)
-        return made
+        given = {k: v for k, v in self._given.items() if k in SAMPLES}
+        return self._keep(SampleStream(**given))
 
-    def select(
-        self,
-        ids: Sequence[int] | NDArray[np.int64],
-        *,
-        shuffle: bool | None = None,
-        view: int | None = None,
-    ) -> KnowledgeLoader:
-        """A loader of other ids with the same teachers, from its beginning.
+    def _again(self, changes: dict[str, Any]) -> KnowledgeLoader:
+        # With sessions of its own with the teachers; the port of the metrics stays with this one.
+        return KnowledgeLoader(**(self._given | {"http": None} | changes))
 
-        It has sessions of its own with the teachers, serves no metrics, and is closed with this
-        one.
-
-        Args:
-            shuffle, view: as of `KnowledgeLoader`; those of this one if left out.
-        """
-        changed: dict[str, Any] = {"ids": ids, "http": None}
-        changed |= {} if shuffle is None else {"shuffle": shuffle}
-        changed |= {} if view is None else {"view": view}
-        made = KnowledgeLoader(**(self._given | changed))
-        self._cut.add(made)
-        return made
-
-    def slice(self, n: int, seed: int = 0) -> KnowledgeLoader:
-        """`n` samples chosen by `seed`, in one order and one view that stay the same for ever.
-
-        Raises:
-            ConfigError: more samples than there are.
-        """
-        order, o = self._ordered(), self._options
-        view = fixed_view(o.views, seed) if o.view is None else o.view
-        return self.select(sliced(self._ids, order.size, n, seed), shuffle=False, view=view)
-
-    def split(self, k: int, seed: int = 0) -> tuple[KnowledgeLoader, ...]:
-        """`k` loaders that share the samples, of the same size give or take one sample.
-
-        Raises:
-            ConfigError: fewer than one sample for each.
-        """
-        parts = splitted(self._ids, self._ordered().size, k, seed)
-        return tuple(self.select(part) for part in parts)
-
-    def _ordered(self) -> Order:
-        """The order of the samples; without a dataset, asks the teachers for their number."""
-        return (self._itinerary or self._settle()[1]).order
+    def _read_in(self) -> Itinerary:
+        """Which ids are read; without a dataset, asks the teachers for their number."""
+        return self._itinerary or self._settle()[1]
 
     def describe(self) -> KnowledgeSchema:
         """The merged fields of a batch's knowledge; waits until every teacher has answered."""
@@ -429,23 +389,11 @@ class KnowledgeLoader:
 
     def close(self) -> None:
         """Leave the teachers, stop the workers; so does all that was cut from it. Safe twice."""
-        for loader in list(self._cut):
-            loader.close()
+        self._close_cut()
         self._abandon("this loader was closed")
         self._shut()
         if self._probes is not None:
             self._probes.close()
-
-    def __enter__(self) -> KnowledgeLoader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _shut(fleet: Fleet, samples: Samples | None, caches: Caches) -> None:
