@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from pantheon import copies, whole_file
-from pantheon.errors import PantheonError, StoreError
+from pantheon.errors import ConfigError, PantheonError, StoreError
 from pantheon.nested import checksum, content, pack, unpack
 
 KEY = "pantheon.state"
@@ -186,6 +186,23 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Tenso
         raise StoreError(
             f"cannot read the checkpoint {path}: {error}; expected a file written by Pantheon"
         ) from error
+
+
+def fill(model: nn.Module, path: str | os.PathLike[str], where: str) -> None:
+    """Give a model the weights of a safetensors file.
+
+    Args:
+        where: what asked for it, for messages.
+
+    Raises:
+        ConfigError: they do not fit.
+        StoreError: the file is absent, cut short or not safetensors.
+    """
+    try:
+        model.load_state_dict(load_weights(path))
+    except RuntimeError as error:
+        name = type(model).__name__
+        raise ConfigError(f"{where}: {path} does not fit {name}: {error}") from error
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -27,12 +27,7 @@ def model_from(config: TeacherConfig | StudentConfig) -> Any:
             f"{config.where('weights')}: {config.model} answers a {type(model).__name__}, which "
             "takes no weights; answer a torch.nn.Module"
         )
-    try:
-        model.load_state_dict(checkpoint.load_weights(config.weights))
-    except RuntimeError as error:
-        raise ConfigError(
-            f"{config.where('weights')}: {config.weights} does not fit {config.model}: {error}"
-        ) from error
+    checkpoint.fill(model, config.weights, config.where("weights"))
     return model
 
 

@@ -127,12 +127,7 @@ def artifact_from(config: PipelineConfig) -> Artifact:
     torch.manual_seed(config.seed)
     artifact = Artifact.make(config.model, config.model_args, config.where("model"))
     if config.weights is not None:
-        try:
-            artifact.model.load_state_dict(checkpoint.load_weights(config.weights))
-        except RuntimeError as error:
-            raise ConfigError(
-                f"{config.where('weights')}: {config.weights} does not fit {config.model}: {error}"
-            ) from error
+        checkpoint.fill(artifact.model, config.weights, config.where("weights"))
     return artifact
 
 

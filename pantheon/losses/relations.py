@@ -8,6 +8,9 @@ teacher gets no gradient.
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,7 +18,33 @@ from torch.nn import functional
 from pantheon.losses.dense import comparable, full_precision
 
 
-class RKDDistance(nn.Module):
+class RelationLoss(nn.Module):
+    """Smooth L1 between relations of the student's rows and of the teacher's."""
+
+    least: ClassVar[int]
+    """Rows that a relation needs."""
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The loss; exactly 0, in the graph, for fewer than `least` rows.
+
+        Args:
+            student: floating embeddings ``[n, ...]``, flattened to ``[n, d]``.
+            teacher: embeddings ``[n, ...]`` of the same rows, of any dimension.
+
+        Raises:
+            SchemaError: other numbers of rows.
+        """
+        ours, theirs = (_flat(x) for x in comparable(student, teacher))
+        if len(ours) < self.least:
+            return _nothing(ours)
+        return functional.smooth_l1_loss(self.relations(ours), self.relations(theirs))
+
+    @abstractmethod
+    def relations(self, rows: Tensor) -> Tensor:
+        """The relations of rows ``[n, d]``."""
+
+
+class RKDDistance(RelationLoss):
     """Smooth L1 between the pairwise distances of student and teacher, each relative to its mean.
 
     The mean is that of the distances that are not 0, so that neither the diagonal nor identical
@@ -29,23 +58,17 @@ class RKDDistance(nn.Module):
         tensor(0.)
     """
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The loss; exactly 0, in the graph, for fewer than two rows.
+    least = 2
 
-        Args:
-            student: floating embeddings ``[n, ...]``, flattened to ``[n, d]``.
-            teacher: embeddings ``[n, ...]`` of the same rows, of any dimension.
-
-        Raises:
-            SchemaError: other numbers of rows.
-        """
-        ours, theirs = (_flat(x) for x in comparable(student, teacher))
-        if len(ours) < 2:
-            return _nothing(ours)
-        return functional.smooth_l1_loss(_distances(ours), _distances(theirs))
+    def relations(self, rows: Tensor) -> Tensor:
+        """``[n, n]``: distances relative to their mean where they are not 0."""
+        # Differences rather than products: exact for near rows, and the gradient at 0 is 0.
+        apart = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+        mean = apart.sum() / (apart > 0).sum().clamp(min=1)
+        return apart / torch.where(mean > 0, mean, 1.0)
 
 
-class RKDAngle(nn.Module):
+class RKDAngle(RelationLoss):
     """Smooth L1 between the cosines of the angles that every three rows form.
 
     ``cos(i, j, k)`` is the product of the directions from row i to j and from row i to k. Identical
@@ -57,20 +80,16 @@ class RKDAngle(nn.Module):
         True
     """
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The loss; exactly 0, in the graph, for fewer than three rows.
+    least = 3
 
-        Args:
-            student: floating embeddings ``[n, ...]``, flattened to ``[n, d]``.
-            teacher: embeddings ``[n, ...]`` of the same rows, of any dimension.
-
-        Raises:
-            SchemaError: other numbers of rows.
-        """
-        ours, theirs = (_flat(x) for x in comparable(student, teacher))
-        if len(ours) < 3:
-            return _nothing(ours)
-        return functional.smooth_l1_loss(_angles(ours), _angles(theirs))
+    def relations(self, rows: Tensor) -> Tensor:
+        """``[n, n, n]``: cosines at the row of the first dimension."""
+        differences = rows.unsqueeze(0) - rows.unsqueeze(1)
+        length: Tensor = torch.linalg.vector_norm(differences, dim=-1, keepdim=True)
+        # Division by a clamped 0 would give finite directions but gradients of 1 / clamp.
+        directions = differences / torch.where(length > 0, length, 1.0) * (length > 0)
+        with full_precision(rows):
+            return directions @ directions.transpose(1, 2)
 
 
 def _flat(rows: Tensor) -> Tensor:
@@ -80,21 +99,3 @@ def _flat(rows: Tensor) -> Tensor:
 def _nothing(rows: Tensor) -> Tensor:
     """0 with gradient 0, whatever the rows hold."""
     return rows[:0].sum()
-
-
-def _distances(rows: Tensor) -> Tensor:
-    """``[n, n]``, relative to their mean where they are not 0."""
-    # Differences rather than products: exact for near rows, and the gradient at distance 0 is 0.
-    apart = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
-    mean = apart.sum() / (apart > 0).sum().clamp(min=1)
-    return apart / torch.where(mean > 0, mean, 1.0)
-
-
-def _angles(rows: Tensor) -> Tensor:
-    """``[n, n, n]``: cosines at the row of the first dimension."""
-    differences = rows.unsqueeze(0) - rows.unsqueeze(1)
-    length: Tensor = torch.linalg.vector_norm(differences, dim=-1, keepdim=True)
-    # Division by a clamped 0 would give finite directions but gradients of 1 / clamp.
-    directions = differences / torch.where(length > 0, length, 1.0) * (length > 0)
-    with full_precision(rows):
-        return directions @ directions.transpose(1, 2)
