@@ -60,7 +60,24 @@ class SecurityConfig(Section):
     tls: TlsConfig | None = None
 
 
-class TeacherConfig(Section):
+class ModelConfig(Section):
+    """A model by the function that makes it, or by the folder of an artifact."""
+
+    model: Reference | None = None
+    model_args: Arguments = Field(default_factory=dict)
+    weights: Path | None = None
+    artifact: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_model(self) -> Self:
+        if (self.model is None) == (self.artifact is None):
+            raise ValueError("give one of model (package.module:function) and artifact (a folder)")
+        if self.artifact is not None and (self.model_args or self.weights):
+            raise ValueError("an artifact has its arguments and weights; leave yours out")
+        return self
+
+
+class TeacherConfig(ModelConfig):
     """``teacher.yaml``: the model that `pantheon serve` and `pantheon dump` run.
 
     Keys are those of `teacher_server.Teacher`; `model`, `dataset` and `collate_fn` name functions
@@ -71,10 +88,6 @@ class TeacherConfig(Section):
     serves metrics and health. Paths are relative to the folder that the command runs in.
     """
 
-    model: Reference | None = None
-    model_args: Arguments = Field(default_factory=dict)
-    weights: Path | None = None
-    artifact: Path | None = None
     dataset: Reference | None = None
     dataset_args: Arguments = Field(default_factory=dict)
     collate_fn: Reference | None = None
@@ -97,14 +110,6 @@ class TeacherConfig(Section):
     http: str | None = None
     security: SecurityConfig | None = None
     shard_rows: PositiveInt | None = None
-
-    @model_validator(mode="after")
-    def _one_model(self) -> Self:
-        if (self.model is None) == (self.artifact is None):
-            raise ValueError("give one of model (package.module:function) and artifact (a folder)")
-        if self.artifact is not None and (self.model_args or self.weights):
-            raise ValueError("an artifact has its arguments and weights; leave yours out")
-        return self
 
 
 LOSSES: Mapping[str, frozenset[str]] = {

@@ -15,10 +15,10 @@ from pantheon.cli.build import dataset_from
 from pantheon.cli.loader import stream_from
 from pantheon.cli.teacher import teacher_from
 from pantheon.compress.config import PartedStreamConfig
+from pantheon.compress.parts import part_ids
 from pantheon.config import SourceConfig, StreamConfig, TeacherConfig, load
-from pantheon.errors import ConfigError, TeacherUnavailable
+from pantheon.errors import TeacherUnavailable
 from pantheon.ranks import Ranks
-from pantheon.reference import resolve
 from pantheon.stream import Parts
 
 START = 300.0
@@ -34,17 +34,13 @@ def opened(config: PartedStreamConfig, ranks: Ranks) -> Iterator[Parts]:
     """
     with brought_about(config, ranks) as teachers:
         dataset = dataset_from(config)
-        parts = config.parts
-        part = {
-            name: _part_ids(config, name, dataset) if parts else None
-            for name in ("train", "validation", "test")
-        }
+        part = part_ids(config, dataset)
         alone: dict[str, Any] = {"rank": 0, "world": 1, "shuffle": False}
         alone |= {"view": 0} if config.views else {}
-        made = {"train": stream_from(config, teachers, dataset=dataset, ids=part["train"])}
+        made = {"train": stream_from(config, teachers, dataset=dataset, ids=part.get("train"))}
         try:
             for name in ("validation", "test"):
-                if part[name] is not None and ranks.first:
+                if name in part and ranks.first:
                     made[name] = stream_from(
                         config, teachers, dataset=dataset, ids=part[name], http="", **alone
                     )
@@ -52,21 +48,6 @@ def opened(config: PartedStreamConfig, ranks: Ranks) -> Iterator[Parts]:
         finally:
             for stream in made.values():
                 stream.close()
-
-
-def _part_ids(config: PartedStreamConfig, name: str, dataset: Any) -> Any:
-    """The ids of a part, None where it is not named."""
-    assert config.parts is not None
-    given = getattr(config.parts, name)
-    if given is None:
-        return None
-    if isinstance(given, tuple):
-        return range(*given)
-    where = config.where("parts", name)
-    ids = resolve(given, where)(dataset)
-    if ids is None:
-        raise ConfigError(f"{where}: {given} answered None; expected the ids of that part")
-    return ids
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pydantic.types import NonNegativeInt, PositiveFloat, PositiveInt
 from pantheon.config import (
     Arguments,
     LearningConfig,
+    ModelConfig,
     RampConfig,
     Reference,
     Section,
@@ -123,7 +124,7 @@ class LatencyConfig(Section):
     seconds: PositiveFloat = 2.0
 
 
-class PipelineConfig(Section):
+class PipelineConfig(ModelConfig):
     """``pipeline.yaml``: a model, a stream, and the stages between the two.
 
     The model is made by the function `model` with `model_args` (and the safetensors file
@@ -136,10 +137,6 @@ class PipelineConfig(Section):
     """
 
     folder: Path
-    model: Reference | None = None
-    model_args: Arguments = Field(default_factory=dict)
-    weights: Path | None = None
-    artifact: Path | None = None
     stream: PartedStreamConfig
     metric: Reference | None = None
     test_metric: Reference | None = None
@@ -150,14 +147,6 @@ class PipelineConfig(Section):
     latency: LatencyConfig = LatencyConfig()
     needs: list[Path] = Field(default_factory=list)
     stages: list[StageConfig] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _one_model(self) -> Self:
-        if (self.model is None) == (self.artifact is None):
-            raise ValueError("give one of model (package.module:function) and artifact (a folder)")
-        if self.artifact is not None and (self.model_args or self.weights):
-            raise ValueError("an artifact has its arguments and weights; leave yours out")
-        return self
 
 
 def resolved(config: PipelineConfig) -> dict[str, Any]:

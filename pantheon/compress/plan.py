@@ -10,11 +10,11 @@ from typing import Any
 from pantheon.compress.building import artifact_from, stages_from
 from pantheon.compress.config import PipelineConfig
 from pantheon.compress.order import check_order
+from pantheon.compress.parts import part_ids
 from pantheon.compress.run_folder import RunFolder
 from pantheon.config import SourceConfig
 from pantheon.dataset import check_map_style
-from pantheon.errors import ConfigError
-from pantheon.reference import call, resolve
+from pantheon.reference import call
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,8 @@ def plan_of(path: Path, config: PipelineConfig) -> Plan:
     check_order([(stage.name, stage.phase) for stage in stages])
     stream = config.stream
     dataset = call(stream.dataset, stream.dataset_args, stream.where("dataset"))
-    parts = _parts(config, dataset, check_map_style(dataset))
+    size = check_map_style(dataset)
+    parts = {name: len(ids) for name, ids in part_ids(stream, dataset).items()} or {"train": size}
     model = artifact_from(config).model
     weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     kept = RunFolder(config.folder, [stage.name for stage in stages])
@@ -98,25 +99,6 @@ def plan_of(path: Path, config: PipelineConfig) -> Plan:
             for i, (s, c) in enumerate(zip(stages, costs, strict=True))
         ),
     )
-
-
-def _parts(config: PipelineConfig, dataset: Any, everything: int) -> dict[str, int]:
-    parts = config.stream.parts
-    if parts is None:
-        return {"train": everything}
-    found = {}
-    for name in ("train", "validation", "test"):
-        given = getattr(parts, name)
-        if isinstance(given, tuple):
-            if given[1] > everything:
-                raise ConfigError(
-                    f"{config.stream.where('parts', name)}: {list(given)} goes beyond the "
-                    f"{everything} samples of the dataset"
-                )
-            found[name] = given[1] - given[0]
-        elif given is not None:
-            found[name] = len(resolve(given, config.stream.where("parts", name))(dataset))
-    return found
 
 
 def _how(given: Any) -> str:
