@@ -6,8 +6,9 @@ are in `teacher_server`, loaders in `student_client`.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pantheon.exports import lazily
 
 if TYPE_CHECKING:
     from pantheon.codec import BFloat16 as BFloat16
@@ -84,14 +85,5 @@ _HOMES = {
     "topk": ("TopKLogits", "TopKMixture"),
     "training": ("Training",),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(__name__, _HOMES)

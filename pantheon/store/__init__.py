@@ -5,8 +5,9 @@ Names are loaded when they are first used, so that the manifest can be read with
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pantheon.exports import lazily
 
 if TYPE_CHECKING:
     from pantheon.store.contents import describe, verify
@@ -15,14 +16,20 @@ if TYPE_CHECKING:
     from pantheon.store.writer import KnowledgeWriter, rebuild
 
 _HOMES = {
-    "DumpInfo": "manifest",
-    "Entry": "manifest",
-    "KnowledgeReader": "reader",
-    "KnowledgeWriter": "writer",
-    "Manifest": "manifest",
-    "describe": "contents",
-    "rebuild": "writer",
-    "verify": "contents",
+    "contents": (
+        "describe",
+        "verify",
+    ),
+    "manifest": (
+        "DumpInfo",
+        "Entry",
+        "Manifest",
+    ),
+    "reader": ("KnowledgeReader",),
+    "writer": (
+        "KnowledgeWriter",
+        "rebuild",
+    ),
 }
 
 __all__ = [
@@ -36,8 +43,4 @@ __all__ = [
     "verify",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"pantheon.store.{_HOMES[name]}"), name)
+__getattr__, __dir__ = lazily(__name__, _HOMES)
