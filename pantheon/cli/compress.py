@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pantheon.cli.output import progress, say_json, size, stdout
+from pantheon.cli.output import how_far, numbers, progress, say_json, size, stdout
 from pantheon.cli.serve import Json
 from pantheon.compress.config import PipelineConfig
 from pantheon.compress.watcher import Watcher
@@ -86,16 +86,13 @@ class _Shown(Watcher):
         """Move the bar; what it says is looked up only when it is drawn anew."""
         if self._task is None:
             self._task = self._bar.add_task(self._name, total=step.epochs * step.steps, note="")
-        done, total = step.epoch * step.steps + step.step + 1, step.epochs * step.steps
-        if step.done % 10 == 0 or done == total:
-            share = step.wait / step.seconds if step.seconds else 0.0
-            note = f"steps  loss {float(step.loss):.3f}  waiting {share:.0%}"
+        if step.done % 10 == 0 or step.step == step.steps - 1:
+            done, _, note = how_far(step)
             self._bar.update(self._task, completed=done, note=note)
 
     def epoch(self, epoch: Epoch) -> None:
         """A line for the epoch."""
-        losses = "  ".join(f"{name} {value:.4f}" for name, value in epoch.losses.items())
-        metrics = "  ".join(f"{name} {value:.4g}" for name, value in epoch.metrics.items())
+        losses, metrics = numbers(epoch.losses, ".4f"), numbers(epoch.metrics)
         self.say(f"epoch {epoch.epoch + 1}  {losses}  {metrics}  {epoch.seconds:.1f} s")
 
     def say(self, text: str) -> None:
@@ -116,8 +113,7 @@ def _tell(path: Path, config: PipelineConfig, summary: Summary, json: bool) -> N
     for report in summary.reports:
         stdout.print(_line(report.stage, report.after, first), markup=False)
     for name, found in summary.test.items():
-        shown = "  ".join(f"{key} {value:.4g}" for key, value in found.items())
-        stdout.print(f"test part, {name}: {shown}", markup=False)
+        stdout.print(f"test part, {name}: {numbers(found)}", markup=False)
     stdout.print(f"wrote {summary.artifact}; {_page(config.folder)}", markup=False)
 
 
@@ -134,11 +130,10 @@ def _page(run: Path) -> str:
 def _line(name: str, figures: Any, first: Any) -> str:
     """One model in numbers."""
     ratio = figures.latency["median"] / first.latency["median"]
-    metrics = "  ".join(f"{key} {value:.4g}" for key, value in figures.metric.items())
     return (
         f"{name:<16} {figures.macs / 1e6:8.2f} M MACs  {figures.parameters / 1e6:7.3f} M parameters"
         f"  {size(figures.bytes):>9}  {figures.latency['median']:7.2f} ms ({ratio:.2f}x)  "
-        f"{metrics}"
+        f"{numbers(figures.metric)}"
     ).rstrip()
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pantheon.cli.output import progress, say_json, stdout
+from pantheon.cli.output import how_far, numbers, progress, say_json, stdout
 from pantheon.cli.serve import Json
 from pantheon.config import StudentConfig, load
 
@@ -86,23 +86,20 @@ class _Shown:
 
     def step(self, step: Step) -> None:
         """Move the bar; what it says is looked up only when it is drawn anew."""
-        done, total = step.epoch * step.steps + step.step + 1, step.epochs * step.steps
-        if step.done % 10 == 0 or done == total:
-            self._bar.update(self._task, completed=done, total=total, note=self._note(step))
+        if step.done % 10 == 0 or step.step == step.steps - 1:
+            done, total, note = how_far(step)
+            self._bar.update(self._task, completed=done, total=total, note=note + self._behind())
 
-    def _note(self, step: Step) -> str:
-        share = step.wait / step.seconds if step.seconds else 0.0
+    def _behind(self) -> str:
         lags = {name: t.lag for name, t in self._stats().teachers.items() if t.lag}
-        behind = "".join(f"  {name} {lag} behind" for name, lag in lags.items())
-        return f"steps  loss {float(step.loss):.3f}  waiting {share:.0%}{behind}"
+        return "".join(f"  {name} {lag} behind" for name, lag in lags.items())
 
     def epoch(self, epoch: Epoch) -> None:
         """Say what an epoch came to."""
         if self._json:
             say_json(asdict(epoch))
             return
-        losses = "  ".join(f"{name} {value:.4f}" for name, value in epoch.losses.items())
-        metrics = "  ".join(f"{name} {value:.4g}" for name, value in epoch.metrics.items())
+        losses, metrics = numbers(epoch.losses, ".4f"), numbers(epoch.metrics)
         rate = epoch.samples / epoch.seconds if epoch.seconds else 0.0
         stdout.print(
             f"epoch {epoch.epoch + 1}  {losses}  {metrics}  {rate:.0f} samples/s, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -19,6 +19,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from pantheon.training_history import Step
 
 stdout = Console(highlight=False, soft_wrap=True)
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -83,6 +86,23 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def numbers(values: Mapping[str, float], form: str = ".4g") -> str:
+    """Names and numbers in a row.
+
+    Example:
+        >>> numbers({"kl": 0.25, "labels": 1.5}, ".3f")
+        'kl 0.250  labels 1.500'
+    """
+    return "  ".join(f"{name} {value:{form}}" for name, value in values.items())
+
+
+def how_far(step: Step) -> tuple[int, int, str]:
+    """The steps of a training that are done, all of them, and a note with loss and waiting."""
+    done, total = step.epoch * step.steps + step.step + 1, step.epochs * step.steps
+    share = step.wait / step.seconds if step.seconds else 0.0
+    return done, total, f"steps  loss {float(step.loss):.3f}  waiting {share:.0%}"
 
 
 def facts(title: str, values: Mapping[str, Any]) -> None:
