@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pantheon.errors import ConfigError, ModelError
+from pantheon.paths import module_at
 
 
 class Model:
@@ -50,13 +51,14 @@ class Model:
 
     def _hook(self, field: str, path: str) -> None:
         """Keep what the module at a path returns, when its field is wanted."""
-        part = dict(self.modules).get(path)
-        if part is None:
-            near = [name for name, _ in self.modules if name][:20]
+        if not isinstance(self.model, torch.nn.Module) or not path:
             raise ConfigError(
-                f"features={{{field!r}: {path!r}}}: the model has no module {path!r}; it has "
-                f"{', '.join(near) or 'no inner modules'}"
+                f"features={{{field!r}: {path!r}}}: expected the path of a module inside the model"
             )
+        try:
+            part = module_at(self.model, path)
+        except ConfigError as error:
+            raise ConfigError(f"features={{{field!r}: {path!r}}}: {error}") from error
 
         def keep(module: torch.nn.Module, args: Any, output: Any) -> None:
             # Another scorer of the same model may run it in another thread meanwhile.

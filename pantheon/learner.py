@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pantheon.taps import Taps, part_of
+from pantheon.paths import module_at
+from pantheon.taps import Taps
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Learner(nn.Module):
         self.compiled: tuple[Callable[..., Any], ...] = ()
         for model in (student, *peers):
             for path in self.taps.paths:
-                part_of(model, path)
+                module_at(model, path)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The student's output; in training mode `Outputs`."""

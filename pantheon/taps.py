@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
 
-from pantheon.errors import ConfigError, ModelError
-
-
-def part_of(model: nn.Module, path: str) -> nn.Module:
-    """The module at a path, as `torch.nn.Module.named_modules` spells it.
-
-    Raises:
-        ConfigError: there is none; names the nearest ones.
-
-    Example:
-        >>> part_of(nn.Sequential(nn.ReLU()), "0")
-        ReLU()
-    """
-    modules: dict[str, nn.Module] = dict(model.named_modules())
-    if path and path in modules:
-        return modules[path]
-    names = [name for name in modules if name]
-    near = difflib.get_close_matches(path, names, n=5, cutoff=0.4)
-    shown = f"did you mean {', '.join(near)}?" if near else f"it has {', '.join(names[:20])}"
-    raise ConfigError(
-        f"{type(model).__name__} has no module {path!r}; {shown if names else 'it has none inside'}"
-    )
+from pantheon.errors import ModelError
+from pantheon.paths import module_at
 
 
 class Taps:
@@ -64,7 +43,8 @@ class Taps:
         """
         found: dict[str, Tensor] = {}
         hooks = [
-            part_of(model, path).register_forward_hook(_keeping(path, found)) for path in self.paths
+            module_at(model, path).register_forward_hook(_keeping(path, found))
+            for path in self.paths
         ]
         try:
             output = run()

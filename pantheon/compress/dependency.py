@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from pantheon.compress.layers import channels
-from pantheon.compress.paths import module_at
 from pantheon.compress.select import SelectChannels
 from pantheon.errors import CompressionError, ConfigError, PantheonError
+from pantheon.paths import module_at
 from pantheon.quote import quoted
 
 Removed = dict[str, dict[Any, set[int]]]

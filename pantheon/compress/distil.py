@@ -18,10 +18,10 @@ from pantheon.learner import Learner
 from pantheon.mutual import Mutual
 from pantheon.objective import Objective, Term
 from pantheon.optimizing import optimizer_from, schedule_from
+from pantheon.paths import module_at
 from pantheon.ramp import Ramp
 from pantheon.reference import call
 from pantheon.rehearsal import learner_of, rehearse
-from pantheon.taps import part_of
 from pantheon.terms import ramp_from, term_from
 from pantheon.training import Training
 from pantheon.training_settings import TrainingSettings, settings_from
@@ -96,7 +96,7 @@ class Distil:
         for term in self.losses:
             for path in term.layers:
                 try:
-                    part_of(model, path)
+                    module_at(model, path)
                 except ConfigError as error:
                     raise ConfigError(
                         f"stage {self.name!r}, loss {term.name!r}: {error}"

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from pantheon.compress import strict
 from pantheon.compress.layers import channels
-from pantheon.compress.paths import module_at
 from pantheon.compress.registry import Edit, register
 from pantheon.errors import ConfigError
+from pantheon.paths import module_at
 from pantheon.quote import quoted
 
 Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear

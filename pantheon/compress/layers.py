@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from pantheon.compress.groups import stayed
-from pantheon.compress.paths import tensor_of
 from pantheon.errors import ConfigError
+from pantheon.paths import tensor_of
 
 Kept = Mapping[str, Sequence[int]]
 """The indices to keep of a layer's channels, by side: ``"out"``, ``"in"``."""

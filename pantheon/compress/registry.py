@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from torch import nn
 
-from pantheon.compress.paths import near
 from pantheon.compress.strict import mapping
 from pantheon.errors import ConfigError
+from pantheon.paths import near
 from pantheon.quote import quoted
 
 HOMES = {

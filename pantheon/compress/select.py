@@ -12,9 +12,9 @@ from torch.nn.parameter import is_lazy
 
 from pantheon.compress import strict
 from pantheon.compress.layers import cut
-from pantheon.compress.paths import module_at, near, tensor_at, tensor_of, tensors_of
 from pantheon.compress.registry import Edit, register
 from pantheon.errors import ConfigError
+from pantheon.paths import module_at, near, tensor_at, tensor_of, tensors_of
 from pantheon.quote import quoted
 
 Slots = dict[tuple[int, str], dict[int, tuple[int, ...]]]

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pantheon.compress.paths import tensors_of
+from pantheon.paths import tensors_of
 
 Container = dict[Any, Any] | set[Any] | list[Any]
 

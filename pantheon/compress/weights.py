@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pantheon.compress.paths import near
 from pantheon.errors import ArtifactError, StoreError
 from pantheon.nested import DTYPES, pack
+from pantheon.paths import near
 from pantheon.quote import quoted
 
 

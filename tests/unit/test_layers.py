@@ -17,10 +17,11 @@ from pantheon.learner import Learner, Outputs
 from pantheon.losses import FSP, Aligned, FeatureMSE
 from pantheon.mutual import Mutual
 from pantheon.objective import call_student
+from pantheon.paths import module_at
 from pantheon.ramp import Ramp
 from pantheon.rehearsal import first_batch, learner_of, rehearse
 from pantheon.scorer import Scorer
-from pantheon.taps import Taps, part_of
+from pantheon.taps import Taps
 from student_client import KnowledgeLoader
 
 
@@ -70,8 +71,8 @@ def test_hooks_go_even_when_the_model_raises() -> None:
 
 def test_a_path_without_a_module_is_named_with_the_nearest() -> None:
     model = nn.ModuleDict({"encoder": nn.ModuleDict({"layer1": nn.ReLU(), "layer2": nn.ReLU()})})
-    with pytest.raises(ConfigError, match=r"'encoder.layer3'; did you mean encoder.layer"):
-        part_of(model, "encoder.layer3")
+    with pytest.raises(ConfigError, match=r"'encoder.layer3'; the nearest are 'encoder.layer"):
+        module_at(model, "encoder.layer3")
 
 
 def test_a_module_that_runs_twice_or_never_or_returns_no_tensor_is_refused() -> None:

@@ -38,9 +38,9 @@ def module_at(model: nn.Module, path: str) -> nn.Module:
     """
     modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
     if path not in modules:
-        raise ConfigError(
-            f"{type(model).__name__} has no module {quoted(path)}{near(path, modules)}"
-        )
+        named = [name for name in modules if name]
+        hint = near(path, named) or f"; it has {', '.join(named[:20]) or 'no modules inside'}"
+        raise ConfigError(f"{type(model).__name__} has no module {quoted(path)}{hint}")
     return modules[path]
 
 
