@@ -62,18 +62,6 @@ def serve(
     if len(models) != len(configs):
         raise ConfigError(f"the teachers' names must differ; found {', '.join(models)} only")
 
-    def ready(bound: list[str]) -> None:
-        watched = [a for a in bound if a.startswith("http://")]
-        bound = [a for a in bound if a not in watched]
-        if json:
-            where = {"http": watched[0]} if watched else {}
-            say_json({"addresses": bound, "models": list(models)} | where)
-            return
-        for address in bound:
-            stdout.print(f"serving {', '.join(models)} at {address}", markup=False)
-        for address in watched:
-            stdout.print(f"metrics and health at {address}", markup=False)
-
     from pantheon.cli.security import security_of
 
     if until_stdin_ends:
@@ -84,8 +72,22 @@ def serve(
         security=security_of(configs[0].security, keys),
         insecure=insecure,
         http=http or next((c.http for c in configs if c.http), None),
-        ready=ready,
+        ready=lambda bound: _announce(list(models), bound, json),
     )
+
+
+def _announce(models: list[str], bound: list[str], json: bool) -> None:
+    """Say at which addresses a server answers."""
+    watched = [a for a in bound if a.startswith("http://")]
+    bound = [a for a in bound if a not in watched]
+    if json:
+        where = {"http": watched[0]} if watched else {}
+        say_json({"addresses": bound, "models": models} | where)
+        return
+    for address in bound:
+        stdout.print(f"serving {', '.join(models)} at {address}", markup=False)
+    for address in watched:
+        stdout.print(f"metrics and health at {address}", markup=False)
 
 
 def _stop_with_stdin() -> None:
