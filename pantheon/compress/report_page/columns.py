@@ -83,23 +83,26 @@ def measured(values: Mapping[str, float], first: Mapping[str, float], name: str)
 
 
 def _kl(whom: str) -> Look:
-    def look(figures: Figures, first: Figures | None) -> Cell:
-        like: Likeness | None = getattr(figures, whom)
-        value = number(like.kl) if like else None
-        if like is None or value is None:
-            return _unlike(whom, first)
+    def cell(like: Likeness, value: float) -> Cell:
         return Cell(f"{digits(value)} nats", "", f"{value!r} nats, mean of {like.samples} samples")
 
-    return look
+    return _likeness(whom, "kl", cell)
 
 
 def _agrees(whom: str) -> Look:
+    def cell(like: Likeness, value: float) -> Cell:
+        return Cell(f"{digits(100 * value)} %", "", f"{value!r} of {like.samples} samples")
+
+    return _likeness(whom, "agreement", cell)
+
+
+def _likeness(whom: str, what: str, cell: Callable[[Likeness, float], Cell]) -> Look:
     def look(figures: Figures, first: Figures | None) -> Cell:
         like: Likeness | None = getattr(figures, whom)
-        value = number(like.agreement) if like else None
+        value = None if like is None else number(getattr(like, what))
         if like is None or value is None:
             return _unlike(whom, first)
-        return Cell(f"{digits(100 * value)} %", "", f"{value!r} of {like.samples} samples")
+        return cell(like, value)
 
     return look
 
