@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pantheon import Checkpoint, checkpoint
+from pantheon import Checkpoint, whole_file
 from pantheon.errors import DiskFullError
 from pantheon.ranks import Ranks, current
 from student_client import KnowledgeLoader
@@ -147,7 +147,7 @@ def live(
         meeting: a file by which the ranks find each other.
     """
     if fate.doomed:
-        checkpoint.open = torn(fate)  # type: ignore[attr-defined]
+        whole_file.open = torn(fate)  # type: ignore[attr-defined]
     file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def say(**what: Any) -> None:
