@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from examples.vision import nets
 from examples.vision.metrics import accuracy
-from examples.vision.nets.layers import ConvNet, channels
+from examples.vision.nets.layers import ConvNet, DepthwiseConv, channels
 from pantheon import reference
 from pantheon.errors import ConfigError
 from pantheon.objective import IGNORE
@@ -156,6 +156,27 @@ def test_convolutions_start_with_the_deviation_of_their_fan_out() -> None:
     depthwise, pointwise = net.get_submodule("stages.4.1").children()
     assert pointwise.conv.weight.std().item() == pytest.approx((2 / 1024) ** 0.5, rel=0.02)
     assert depthwise.conv.weight.std().item() == pytest.approx((2 / 9) ** 0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (2, 6), (3, 3), (6, 7)])
+def test_a_depthwise_convolution_is_torchs(
+    training: bool, kernel: int, stride: int, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    ours = DepthwiseConv(4, kernel, stride).train(training)
+    plain = nn.Conv2d(4, 4, kernel, stride, kernel // 2, groups=4, bias=False)
+    plain.load_state_dict(ours.state_dict())
+    images, found = torch.randn(3, 4, *size), []
+    for layer in (ours, plain):
+        seen = images.clone().requires_grad_()
+        made = layer(seen)
+        made.square().sum().backward()
+        found.append((made, seen.grad, layer.weight.grad))
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 @every_net

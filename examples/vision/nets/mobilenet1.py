@@ -15,7 +15,7 @@ class SeparableBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.depthwise = ConvNorm(inputs, inputs, 3, stride, groups=inputs, activation=nn.ReLU())
+        self.depthwise = ConvNorm(inputs, inputs, 3, stride, depthwise=True, activation=nn.ReLU())
         self.pointwise = ConvNorm(inputs, outputs, 1, activation=nn.ReLU())
 
     def forward(self, images: Tensor) -> Tensor:

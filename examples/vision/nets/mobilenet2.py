@@ -30,7 +30,7 @@ class InvertedResidual(nn.Module):
         self.expand = (
             nn.Identity() if expansion == 1 else ConvNorm(inputs, inner, 1, activation=nn.ReLU6())
         )
-        self.depthwise = ConvNorm(inner, inner, 3, stride, groups=inner, activation=nn.ReLU6())
+        self.depthwise = ConvNorm(inner, inner, 3, stride, depthwise=True, activation=nn.ReLU6())
         self.project = ConvNorm(inner, outputs, 1)
         self.residual = stride == 1 and inputs == outputs
 

@@ -86,7 +86,7 @@ class Block(nn.Module):
             nn.Identity() if inner == inputs else ConvNorm(inputs, inner, 1, activation=act())
         )
         self.depthwise = ConvNorm(
-            inner, inner, row.kernel, row.stride, groups=inner, activation=act()
+            inner, inner, row.kernel, row.stride, depthwise=True, activation=act()
         )
         self.excite = SqueezeExcite(inner) if row.squeeze else nn.Identity()
         self.project = ConvNorm(inner, outputs, 1)
