@@ -50,7 +50,8 @@ class DepthwiseConv(nn.Conv2d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         edge = self.kernel_size[0] // 2
         if not self.training or min(input.shape[-2:]) > 2 * edge:
-            return super()._conv_forward(input, weight, bias)
+            made: Tensor = super()._conv_forward(input, weight, bias)
+            return made
         return functional.conv2d(
             functional.pad(input, (edge,) * 4), weight, bias, self.stride, groups=self.groups
         )
