@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.paired import Difference
-from benchmarks.table import PAGE, PICTURE, RESULTS, Table, accuracies, better, difference
+from benchmarks.table_cells import PAGE, PICTURE, RESULTS, Table, accuracies, better, difference
 
 HEAD = """# Results
 

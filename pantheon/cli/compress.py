@@ -55,12 +55,12 @@ def compress(
 
 
 def _run(path: Path, config: PipelineConfig, resume: bool, json: bool, ranks: Ranks) -> None:
-    from pantheon.compress.building import pipeline_from
+    from pantheon.compress.pipeline import Pipeline
 
     quiet = json or not ranks.first
     with progress(hidden=quiet) as bar:
         shown = _Shown(bar, path.stem, quiet)
-        with pipeline_from(config, ranks=ranks, watcher=shown) as pipeline:
+        with Pipeline.from_config(config, ranks=ranks, watcher=shown) as pipeline:
             summary = pipeline.run(resume=resume)
     if ranks.first:
         _tell(path, config, summary, json)

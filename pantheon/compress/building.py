@@ -1,12 +1,8 @@
-"""From a pipeline's configuration to the pipeline."""
+"""From a pipeline's configuration to what the pipeline is made of."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,93 +11,16 @@ from pantheon.compress.artifact import Artifact
 from pantheon.compress.config import (
     DistilConfig,
     ExportConfig,
-    PartedStreamConfig,
     PipelineConfig,
     RunConfig,
-    resolved,
 )
 from pantheon.compress.custom import Custom
 from pantheon.compress.distil import Distil
 from pantheon.compress.export import Export
-from pantheon.compress.figures import Measuring
-from pantheon.compress.pipeline import Pipeline, check_stages
 from pantheon.compress.run_folder import RunFolder, result_of
 from pantheon.compress.stage import Stage
-from pantheon.compress.watcher import Watcher
 from pantheon.config import load
 from pantheon.errors import ConfigError
-from pantheon.ranks import Ranks
-from pantheon.reference import resolve
-from pantheon.stream import Parts
-
-Streams = Callable[[PartedStreamConfig, Ranks], AbstractContextManager[Parts]]
-"""Opens the streams that a configuration describes, and closes them."""
-
-STREAMS = "pantheon.cli.streams:opened"
-"""The default, named and not imported: what reaches teachers is no part of the core."""
-
-
-def pipeline_from_file(
-    path: str | os.PathLike[str],
-    *,
-    streams: Streams | None = None,
-    ranks: Ranks | None = None,
-    watcher: Watcher | None = None,
-) -> Pipeline:
-    """The pipeline that a YAML file describes, its streams open.
-
-    Args:
-        streams: opens its streams; by default those of `student_client`, with the teachers that
-            the file says to bring about.
-        ranks: the processes that run it together.
-        watcher: told how far it is.
-
-    Raises:
-        ConfigError: names the file's line at fault.
-    """
-    return pipeline_from(load(path, PipelineConfig), streams, ranks, watcher)
-
-
-def pipeline_from(
-    config: PipelineConfig,
-    streams: Streams | None = None,
-    ranks: Ranks | None = None,
-    watcher: Watcher | None = None,
-) -> Pipeline:
-    """The pipeline of a configuration that was read, its streams open."""
-    ranks = ranks or Ranks()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    stages = stages_from(config)
-    metric, tested = (
-        None if name is None else resolve(name, config.where(key))
-        for key, name in (("metric", config.metric), ("test_metric", config.test_metric))
-    )
-    artifact = artifact_from(config)
-    check_stages(stages, artifact.model)  # Before teachers are brought about for it.
-    opened: Any = streams or resolve(STREAMS)
-    stack = ExitStack()
-    parts = stack.enter_context(opened(config.stream, ranks))
-    return Pipeline(
-        folder=config.folder,
-        artifact=artifact,
-        stages=stages,
-        parts=parts,
-        metric=metric,
-        test_metric=metric if tested is None else tested,
-        agreement=config.agreement,
-        seed=config.seed,
-        device=config.device,
-        measuring=Measuring(
-            threads=config.latency.threads,
-            batch=config.latency.batch,
-            seconds=config.latency.seconds,
-        ),
-        asked=resolved(config),
-        ranks=ranks,
-        watcher=watcher or Watcher(),
-        closing=stack.close,
-    )
 
 
 def stages_from(config: PipelineConfig) -> list[Stage]:

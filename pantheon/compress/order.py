@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pantheon.compress.stage import Phase
+from torch import nn
+
+from pantheon.compress.stage import Phase, Stage
 from pantheon.errors import ConfigError
 
 AFTER: dict[Phase, tuple[tuple[Phase, ...], str]] = {
@@ -43,3 +45,16 @@ def check_order(stages: Sequence[tuple[str, Phase]]) -> None:
                     f"stage {name!r} would change the model after {earlier!r} exported it; put "
                     f"{earlier!r} last"
                 )
+
+
+def check_stages(stages: Sequence[Stage], model: nn.Module) -> None:
+    """Make sure that stages can be run in their order, and on the model that goes in.
+
+    Raises:
+        ConfigError: says which cannot, and why.
+    """
+    check_order([(stage.name, stage.phase) for stage in stages])
+    for stage in stages:
+        if stage.phase == "search":
+            return  # What comes after it sees another model.
+        stage.check(model)

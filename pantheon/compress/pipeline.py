@@ -5,23 +5,33 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from pantheon.compress.artifact import Artifact
+from pantheon.compress.building import artifact_from, stages_from
+from pantheon.compress.config import PartedStreamConfig, PipelineConfig, resolved
 from pantheon.compress.figures import Measuring
-from pantheon.compress.order import check_order
+from pantheon.compress.order import check_stages
 from pantheon.compress.report import Figures, StageReport, figures_from
 from pantheon.compress.run_folder import RunFolder, read_json, write_json
 from pantheon.compress.stage import Metric, Outcome, Stage, Work, read_metric
 from pantheon.compress.watcher import Watcher
+from pantheon.config import load
 from pantheon.errors import CompressionError
 from pantheon.ranks import Ranks
+from pantheon.reference import resolve
 from pantheon.stream import Parts
+
+Streams = Callable[[PartedStreamConfig, Ranks], AbstractContextManager[Parts]]
+"""Opens the streams that a configuration describes, and closes them."""
+
+STREAMS = "pantheon.cli.streams:opened"
+"""The default, named and not imported: what reaches teachers is no part of the core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +100,73 @@ class Pipeline:
         check_stages(self.stages, self.artifact.model)
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], **options: Any) -> Pipeline:
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        streams: Streams | None = None,
+        ranks: Ranks | None = None,
+        watcher: Watcher | None = None,
+    ) -> Pipeline:
         """The pipeline that a YAML file describes.
 
         Its teachers are reached and its streams opened at once; close it in the end.
 
+        Args:
+            streams: opens its streams; by default those of `student_client`, with the teachers that
+                the file says to bring about.
+            ranks: the processes that run it together.
+            watcher: told how far it is.
+
         Raises:
             ConfigError: names the file's line at fault.
         """
-        from pantheon.compress.building import pipeline_from_file
+        config = load(path, PipelineConfig)
+        return cls.from_config(config, streams=streams, ranks=ranks, watcher=watcher)
 
-        return pipeline_from_file(path, **options)
+    @classmethod
+    def from_config(
+        cls,
+        config: PipelineConfig,
+        *,
+        streams: Streams | None = None,
+        ranks: Ranks | None = None,
+        watcher: Watcher | None = None,
+    ) -> Pipeline:
+        """The pipeline of a configuration that was read; as `from_file`."""
+        ranks = ranks or Ranks()
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        stages = stages_from(config)
+        metric, tested = (
+            None if name is None else resolve(name, config.where(key))
+            for key, name in (("metric", config.metric), ("test_metric", config.test_metric))
+        )
+        artifact = artifact_from(config)
+        check_stages(stages, artifact.model)  # Before teachers are brought about for it.
+        opened: Any = streams or resolve(STREAMS)
+        stack = ExitStack()
+        parts = stack.enter_context(opened(config.stream, ranks))
+        return cls(
+            folder=config.folder,
+            artifact=artifact,
+            stages=stages,
+            parts=parts,
+            metric=metric,
+            test_metric=metric if tested is None else tested,
+            agreement=config.agreement,
+            seed=config.seed,
+            device=config.device,
+            measuring=Measuring(
+                threads=config.latency.threads,
+                batch=config.latency.batch,
+                seconds=config.latency.seconds,
+            ),
+            asked=resolved(config),
+            ranks=ranks,
+            watcher=watcher or Watcher(),
+            closing=stack.close,
+        )
 
     def run(self, *, resume: bool = False) -> Summary:
         """Run all stages; with `resume`, go on with the run that the folder holds.
@@ -240,19 +306,6 @@ class Pipeline:
             name: read_metric(metric, Artifact.load(path, self.device).model, self.parts.test)
             for name, path in models.items()
         }
-
-
-def check_stages(stages: Sequence[Stage], model: nn.Module) -> None:
-    """Make sure that stages can be run in their order, and on the model that goes in.
-
-    Raises:
-        ConfigError: says which cannot, and why.
-    """
-    check_order([(stage.name, stage.phase) for stage in stages])
-    for stage in stages:
-        if stage.phase == "search":
-            return  # What comes after it sees another model.
-        stage.check(model)
 
 
 def stage_seed(seed: int, index: int) -> int:
