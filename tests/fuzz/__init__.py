@@ -3,4 +3,4 @@
 `make fuzz` lets coverage guide the inputs, a million a format; a fixed set runs in `make test`.
 """
 
-FORMATS = ("wire", "oip", "parts", "shard", "listing", "checkpoint")
+FORMATS = ("wire", "oip", "parts", "shard", "listing", "checkpoint", "artifact")

@@ -25,12 +25,14 @@ class Target:
         mutate: another input, near the one given; well-formed often enough to get deep.
         read: does with an input what the project does; returns nothing.
         documented: the errors that `read` may raise.
+        count: inputs that `make test` reads.
     """
 
     seeds: Callable[[], list[bytes]]
     mutate: Callable[[bytes, Random], bytes]
     read: Callable[[bytes], None]
     documented: tuple[type[Exception], ...]
+    count: int = 10_000
 
     def __call__(self, data: bytes) -> bool:
         """Whether an input was read; False if it was refused, as documented."""

@@ -14,8 +14,6 @@ import pytest
 from tests.fuzz import FORMATS
 from tests.fuzz.target import MEMORY_BYTES, SECONDS, Target
 
-COUNT = 10_000
-
 
 def target_of(name: str) -> Target:
     found = importlib.import_module(f"tests.fuzz.{name}").TARGET
@@ -32,13 +30,13 @@ def test_well_formed_inputs_are_read(name: str) -> None:
 @pytest.mark.parametrize("name", FORMATS)
 def test_nothing_but_documented_errors_comes_out(name: str) -> None:
     target, read, slowest = target_of(name), 0, 0.0
-    for data in target.mutations(1, COUNT):
+    for data in target.mutations(1, target.count):
         start = time.perf_counter()
         read += target(data)
         slowest = max(slowest, time.perf_counter() - start)
     assert slowest < SECONDS
     # Mutations that are all refused at the door, or all harmless, would prove little.
-    assert COUNT // 50 < read < COUNT * 9 // 10
+    assert target.count // 50 < read < target.count * 9 // 10
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -46,7 +44,7 @@ def test_an_input_takes_no_more_memory_than_stated(name: str) -> None:
     target = target_of(name)
     tracemalloc.start()
     try:
-        for data in target.mutations(2, COUNT // 10):
+        for data in target.mutations(2, target.count // 10):
             target(data)
         assert tracemalloc.get_traced_memory()[1] < MEMORY_BYTES
     finally:
