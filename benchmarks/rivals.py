@@ -15,8 +15,8 @@ import zmq
 from torch import Tensor
 
 from benchmarks.workloads import TOKENS, Workload
-from pantheon.buffers import to_raw
 from pantheon.schema import DTYPES
+from pantheon.wire.buffers import to_raw
 
 CREDITS = 8
 QUEUE = 100

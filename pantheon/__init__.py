@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from pantheon.merge import Stack as Stack
     from pantheon.merge import Sum as Sum
     from pantheon.merge import Weighted as Weighted
-    from pantheon.objective import Objective as Objective
-    from pantheon.objective import Term as Term
     from pantheon.ragged import Ragged as Ragged
-    from pantheon.resuming import Checkpoint as Checkpoint
-    from pantheon.sample_stream import SampleStream as SampleStream
+    from pantheon.sampling.sample_stream import SampleStream as SampleStream
+    from pantheon.saving.resuming import Checkpoint as Checkpoint
     from pantheon.schema import FieldSpec as FieldSpec
     from pantheon.schema import KnowledgeSchema as KnowledgeSchema
     from pantheon.stream import KnowledgeStream as KnowledgeStream
     from pantheon.topk import TopKLogits as TopKLogits
     from pantheon.topk import TopKMixture as TopKMixture
-    from pantheon.training import Training as Training
+    from pantheon.training.loop import Training as Training
+    from pantheon.training.objective import Objective as Objective
+    from pantheon.training.objective import Term as Term
 
 __all__ = [
     "BFloat16",
@@ -76,14 +76,14 @@ _HOMES = {
     "errors": ("PantheonError",),
     "knowledge": ("Knowledge",),
     "merge": ("Concat", "Mean", "Merge", "Mixture", "Route", "Stack", "Sum", "Weighted"),
-    "objective": ("Objective", "Term"),
+    "training.objective": ("Objective", "Term"),
     "ragged": ("Ragged",),
-    "resuming": ("Checkpoint",),
-    "sample_stream": ("SampleStream",),
+    "saving.resuming": ("Checkpoint",),
+    "sampling.sample_stream": ("SampleStream",),
     "schema": ("FieldSpec", "KnowledgeSchema"),
     "stream": ("KnowledgeStream",),
     "topk": ("TopKLogits", "TopKMixture"),
-    "training": ("Training",),
+    "training.loop": ("Training",),
 }
 
 __getattr__, __dir__ = lazily(__name__, _HOMES)

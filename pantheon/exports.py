@@ -18,9 +18,9 @@ def lazily(
         homes: names by the module of the package that has them.
 
     Example:
-        >>> get, names = lazily("pantheon", {"order": ("permute",)})
+        >>> get, names = lazily("pantheon", {"sampling.order": ("permute",)})
         >>> get("permute").__module__, "permute" in names()
-        ('pantheon.order', True)
+        ('pantheon.sampling.order', True)
     """
     home_of = {name: home for home, names in homes.items() for name in names}
 

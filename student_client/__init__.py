@@ -1,6 +1,6 @@
 """The student's side: batches with the knowledge of several teachers, and queries at once."""
 
-from pantheon.batch import Batch
+from pantheon.sampling.batch import Batch
 from student_client.client import TeacherClient
 from student_client.loader import KnowledgeLoader
 from student_client.stats import LoaderStats, ReplicaStats, TeacherStats

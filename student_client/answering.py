@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from pantheon.buffers import to_raw
 from pantheon.errors import PantheonError
-from pantheon.messages import Cancel, Goodbye, Hello, Message, Score, Scored, Welcome
 from pantheon.transport import Connected, Connection, Event
 from pantheon.transport.wake import Wake
+from pantheon.wire.buffers import to_raw
+from pantheon.wire.messages import Cancel, Goodbye, Hello, Message, Score, Scored, Welcome
 
 NAMED = 5
 """How many ids an error names."""

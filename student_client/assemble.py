@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pantheon.buffers import from_raw
 from pantheon.codec.base import SchemaCodec
 from pantheon.knowledge import Value, concat_values, slice_value
-from pantheon.messages import RawTensor
+from pantheon.wire.buffers import from_raw
+from pantheon.wire.messages import RawTensor
 from student_client.plan import Answer
 
 

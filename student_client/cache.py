@@ -12,16 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pantheon.buffers import from_raw
+from pantheon.delivery.ledger import Assignment
 from pantheon.errors import DatasetError
-from pantheon.ledger import Assignment
-from pantheon.messages import RawTensor
 from pantheon.store.arranged import Answer
 from pantheon.store.cache import KnowledgeCache, Some
 from pantheon.store.folder import Folder
 from pantheon.store.manifest import DumpInfo
 from pantheon.store.pairs import Ids
 from pantheon.transport.wake import Wake
+from pantheon.wire.buffers import from_raw
+from pantheon.wire.messages import RawTensor
 from student_client.cache_writer import CacheWriter
 from student_client.fleet import Fleet
 from student_client.known import KnownTeacher

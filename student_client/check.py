@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pantheon.buffers import digest
 from pantheon.errors import RevisionMismatch, SchemaError
-from pantheon.messages import Scored
+from pantheon.wire.buffers import digest
+from pantheon.wire.messages import Scored
 from student_client.known import KnownTeacher
 from student_client.replica import Replica
 

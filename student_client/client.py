@@ -17,9 +17,9 @@ from torch import Tensor
 from pantheon.dataset import as_tensors
 from pantheon.errors import ConfigError, DatasetError, TransportError
 from pantheon.knowledge import Knowledge
-from pantheon.messages import Score
 from pantheon.schema import KnowledgeSchema
 from pantheon.transport import Security
+from pantheon.wire.messages import Score
 from student_client.desk import Desk, Query
 from student_client.reach import Own, reach
 from student_client.requests import raw_inputs
@@ -72,7 +72,8 @@ class TeacherClient:
         if kind_of(address) != "online":
             raise ConfigError(
                 f"a TeacherClient asks a server, found {address!r}; read a dump with "
-                "pantheon.store.KnowledgeReader, score in this process with pantheon.scorer.Scorer"
+                "pantheon.store.KnowledgeReader, score in this process with "
+                "pantheon.scoring.scorer.Scorer"
             )
         fleet = reach(
             {NAME: address},

@@ -9,10 +9,10 @@ import torch
 import xxhash
 from torch import Tensor
 
-from pantheon.buffers import from_raw
 from pantheon.codec.base import SchemaCodec
 from pantheon.knowledge import Value, map_value
-from pantheon.messages import RawTensor
+from pantheon.wire.buffers import from_raw
+from pantheon.wire.messages import RawTensor
 
 
 def chosen(fraction: float, teacher: str, epoch: int, request: int) -> bool:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pantheon.buffers import to_raw
-from pantheon.itinerary import Itinerary, Stretch
-from pantheon.ledger import Assignment, Ledger
-from pantheon.messages import Heartbeat, RawTensor, Refused, Scored
+from pantheon.delivery.ledger import Assignment, Ledger
+from pantheon.sampling.itinerary import Itinerary, Stretch
+from pantheon.wire.buffers import to_raw
+from pantheon.wire.messages import Heartbeat, RawTensor, Refused, Scored
 from student_client.assemble import Piece
 from student_client.cache import Caches
 from student_client.check import check_scored, intact

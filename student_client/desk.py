@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from torch import Tensor
 
-from pantheon.buffers import from_raw
+from pantheon.delivery.lease import Ask
+from pantheon.delivery.poison import count_attempt, failed_too_often, forgive_crash
 from pantheon.errors import PantheonError, TeacherUnavailable, TransportError
 from pantheon.knowledge import Knowledge
-from pantheon.lease import Ask
-from pantheon.messages import Cancel, Heartbeat, Refused, Score, Scored
-from pantheon.poison import count_attempt, failed_too_often, forgive_crash
 from pantheon.schema import KnowledgeSchema
 from pantheon.transport.wake import Wake
+from pantheon.wire.buffers import from_raw
+from pantheon.wire.messages import Cancel, Heartbeat, Refused, Score, Scored
 from student_client.check import check_scored, intact
 from student_client.fleet import Fleet
 from student_client.known import KnownTeacher

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import zmq
 
 from pantheon.errors import MismatchError, PantheonError, ProtocolError, TeacherUnavailable
-from pantheon.messages import Goodbye, Heartbeat, Refused, Scored, Welcome
 from pantheon.transport import Connected, Event, Lost
+from pantheon.wire.messages import Goodbye, Heartbeat, Refused, Scored, Welcome
 from student_client.discovery import Discovery
 from student_client.handshake import Agreement, check_together, refused_hello
 from student_client.replica import Replica

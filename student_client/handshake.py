@@ -15,7 +15,7 @@ from pantheon.errors import (
     SchemaMismatch,
     VersionMismatch,
 )
-from pantheon.messages import PROTOCOL, Refused, Welcome
+from pantheon.wire.messages import PROTOCOL, Refused, Welcome
 
 logger = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from pantheon.batch import Batch
 from pantheon.errors import ConfigError, DatasetError
-from pantheon.position import Position
+from pantheon.sampling.batch import Batch
+from pantheon.sampling.position import Position
 from student_client.epoch import Epoch
 from student_client.stats import Totals
 

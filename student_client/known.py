@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pantheon.codec.api import compiled
 from pantheon.codec.base import SchemaCodec
 from pantheon.codec.parts import PartsCheck
-from pantheon.messages import Welcome
-from pantheon.reading import Reader
+from pantheon.sampling.reading import Reader
+from pantheon.wire.messages import Welcome
 from student_client.cache_writer import CacheWriter
 from student_client.refusals import FINAL, LATER
 

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pantheon import stream_state as saved
-from pantheon.cutting import Cuttable
 from pantheon.errors import ConfigError
-from pantheon.itinerary import Itinerary, check_range, check_view, chosen_ids
 from pantheon.knowledge import Value
 from pantheon.merge import Merge
-from pantheon.order import Order
-from pantheon.position import Position
 from pantheon.probes import Probes
 from pantheon.ranks import place
-from pantheon.reading import Reader
-from pantheon.sample_stream import SampleStream
-from pantheon.samples import Samples, should_pin
+from pantheon.sampling import stream_state as saved
+from pantheon.sampling.cutting import Cuttable
+from pantheon.sampling.itinerary import Itinerary, check_range, check_view, chosen_ids
+from pantheon.sampling.order import Order
+from pantheon.sampling.position import Position
+from pantheon.sampling.reading import Reader
+from pantheon.sampling.sample_stream import SampleStream
+from pantheon.sampling.samples import Samples, should_pin
 from pantheon.schema import KnowledgeSchema
 from student_client.cache import Caches
 from student_client.delivery import Delivery
@@ -96,7 +96,7 @@ class KnowledgeLoader(Cuttable):
 
     Example:
         >>> import torch
-        >>> from pantheon.scorer import Scorer
+        >>> from pantheon.scoring.scorer import Scorer
         >>> data = torch.arange(6.0).reshape(6, 1)
         >>> double = Scorer(lambda x: 2 * x, data, {"y": "float32"}, revision="1")
         >>> with KnowledgeLoader(data, batch_size=4, teachers={"double": double}) as loader:

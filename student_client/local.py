@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from pantheon.buffers import from_raw
 from pantheon.errors import PantheonError
-from pantheon.messages import Score, Welcome
+from pantheon.wire.buffers import from_raw
+from pantheon.wire.messages import Score, Welcome
 from student_client.answering import Answering
 
 if TYPE_CHECKING:
-    from pantheon.scorer import Scorer
+    from pantheon.scoring.scorer import Scorer
 
 
 class LocalConnection(Answering):

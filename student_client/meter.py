@@ -10,7 +10,7 @@ import weakref
 from collections import Counter
 from collections.abc import Mapping
 
-from pantheon.position import Position
+from pantheon.sampling.position import Position
 from student_client.epoch import Epoch
 from student_client.fleet import Fleet
 from student_client.known import KnownTeacher

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pantheon.errors import PantheonError, RefusedError
-from pantheon.messages import Score, Welcome
 from pantheon.store import KnowledgeReader
+from pantheon.wire.messages import Score, Welcome
 from student_client.answering import Answering
 
 READERS = 2

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pantheon.itinerary import Itinerary, Stretch, joined
-from pantheon.ledger import Assignment
-from pantheon.messages import Cancel
+from pantheon.delivery.ledger import Assignment
+from pantheon.sampling.itinerary import Itinerary, Stretch, joined
+from pantheon.wire.messages import Cancel
 from student_client.answering import score_rows
 from student_client.fleet import RETRY_S, Fleet
 from student_client.known import KnownTeacher

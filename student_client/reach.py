@@ -11,8 +11,8 @@ from typing import Any
 
 from pantheon.dataset import Ids, check_map_style, fingerprint
 from pantheon.errors import ConfigError
-from pantheon.messages import Hello
 from pantheon.transport import Address, Connection, Security
+from pantheon.wire.messages import Hello
 from student_client.discovery import Discovery
 from student_client.fleet import Fleet
 from student_client.handshake import Agreement

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pantheon.messages import Hello, Message, Welcome
-from pantheon.speed import Speed
+from pantheon.delivery.speed import Speed
 from pantheon.transport import Address, Connection
+from pantheon.wire.messages import Hello, Message, Welcome
 
 
 @dataclass(slots=True, eq=False)

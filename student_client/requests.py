@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pantheon.buffers import from_raw, to_raw
 from pantheon.errors import DatasetError
-from pantheon.itinerary import Stretch
-from pantheon.messages import RawTensor, Score
-from pantheon.reading import Reader
+from pantheon.sampling.itinerary import Stretch
+from pantheon.sampling.reading import Reader
 from pantheon.schema import KnowledgeSchema
 from pantheon.store.arranged import taken
+from pantheon.wire.buffers import from_raw, to_raw
+from pantheon.wire.messages import RawTensor, Score
 from student_client.plan import Wanted
 
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import numpy as np
 import xxhash
 
-from pantheon import chance
 from pantheon.dataset import SAMPLED, encode_item
 from pantheon.errors import DatasetError, StoreError
-from pantheon.reading import Reader
+from pantheon.sampling.reading import Reader
+from pantheon.saving import chance
 
 
 def inputs_digest(reader: Reader, size: int, view: int) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pantheon.errors import DatasetError
-from pantheon.itinerary import Itinerary
 from pantheon.merge import Merge
-from pantheon.reading import Reader
+from pantheon.sampling.itinerary import Itinerary
+from pantheon.sampling.reading import Reader
 from student_client.delivery import Pace
 from student_client.fleet import Fleet
 from student_client.known import KnownTeacher

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from pantheon.codec.parts import PartSpec, schema_parts
 from pantheon.errors import ConfigError
-from pantheon.messages import Limits
 from pantheon.schema import DTYPES, KnowledgeSchema
+from pantheon.wire.messages import Limits
 
 REQUEST_BYTES = 4 << 20
 """What a request's answer should weigh: small batches share a message."""

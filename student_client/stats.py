@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from pantheon.counters import Counters
+from pantheon.delivery.counters import Counters
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class TeacherStats:
         joins, losses: how often a replica came up, and how often one went away.
         late: answers nobody waited for any more.
         refused: requests it did not answer.
-        refusals: the same by code; see `pantheon.messages.Refused`.
+        refusals: the same by code; see `pantheon.wire.messages.Refused`.
         corrupt: answers with a wrong checksum.
         missed: rows that were gone on without, as it could not be reached.
         verified, unverified: requests that two replicas answered, and that were chosen for it but

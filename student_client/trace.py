@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 
-from pantheon.ledger import Assignment, Poisoned
-from pantheon.messages import Refused, Scored, Welcome
+from pantheon.delivery.ledger import Assignment, Poisoned
+from pantheon.wire.messages import Refused, Scored, Welcome
 from student_client.refusals import LATER
 from student_client.replica import Replica
 
@@ -21,7 +21,7 @@ class Trace:
     """The log of one session.
 
     Args:
-        session: its name, as in `pantheon.messages.Hello`.
+        session: its name, as in `pantheon.wire.messages.Hello`.
     """
 
     def __init__(self, session: str) -> None:

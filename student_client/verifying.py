@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pantheon.delivery.ledger import Assignment
 from pantheon.errors import ConfigError, ReplicaDisagreement
-from pantheon.ledger import Assignment
-from pantheon.messages import Cancel, RawTensor, Scored
+from pantheon.wire.messages import Cancel, RawTensor, Scored
 from student_client.comparing import chosen, difference
 from student_client.fleet import Fleet
 from student_client.known import KnownTeacher

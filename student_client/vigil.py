@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+from pantheon.delivery.ledger import Ledger
 from pantheon.errors import TeacherUnavailable
-from pantheon.ledger import Ledger
 from student_client.cache import Caches
 from student_client.fleet import Fleet
 from student_client.known import KnownTeacher

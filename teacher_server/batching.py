@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pantheon.buffers import digest, from_raw, to_raw
 from pantheon.codec import PartSpec, schema_parts
 from pantheon.errors import (
     CodecError,
@@ -20,8 +19,9 @@ from pantheon.errors import (
     PantheonError,
     SchemaError,
 )
-from pantheon.messages import Refused, Scored
-from pantheon.scorer import Scorer
+from pantheon.scoring.scorer import Scorer
+from pantheon.wire.buffers import digest, from_raw, to_raw
+from pantheon.wire.messages import Refused, Scored
 from teacher_server import trace
 from teacher_server.abandoning import Abandoned
 from teacher_server.jobs import Job
@@ -156,7 +156,7 @@ def _is_harmless(text: str) -> bool:
 
 
 def _code(job: Job, error: PantheonError) -> str:
-    """The code of an error; see `pantheon.messages.Refused`."""
+    """The code of an error; see `pantheon.wire.messages.Refused`."""
     match error:
         case IdOutOfRange():
             return "range"

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from pantheon.errors import PantheonError
-from pantheon.fields import Schema
 from pantheon.logs import Logs
-from pantheon.messages import Limits
+from pantheon.scoring.fields import Schema
+from pantheon.wire.messages import Limits
 from teacher_server.server import start
 from teacher_server.teacher import Teacher
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import torch
 
-from pantheon.calling import own_device
 from pantheon.errors import ConfigError
+from pantheon.scoring.calling import own_device
 
 Devices = int | Literal["auto"] | Sequence[str]
 

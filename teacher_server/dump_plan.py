@@ -28,7 +28,7 @@ Wanted = range | Ids
 
 
 class Scores(Protocol):
-    """What a dump needs of a scorer; `pantheon.scorer.Scorer` is one."""
+    """What a dump needs of a scorer; `pantheon.scoring.scorer.Scorer` is one."""
 
     @property
     def schema(self) -> KnowledgeSchema: ...

@@ -11,7 +11,9 @@ from typing import Any
 
 import zmq
 
-from pantheon.messages import (
+from pantheon.transport import Listener, Lost
+from pantheon.transport.wake import Wake
+from pantheon.wire.messages import (
     Cancel,
     Goodbye,
     Heartbeat,
@@ -21,8 +23,6 @@ from pantheon.messages import (
     Refused,
     Score,
 )
-from pantheon.transport import Listener, Lost
-from pantheon.transport.wake import Wake
 from teacher_server import trace
 from teacher_server.host import HEARTBEAT_S, Host
 from teacher_server.jobs import Job, PeerKey, Session

@@ -6,9 +6,9 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from pantheon.messages import Limits, Refused, Welcome
-from pantheon.reading import name_ids
-from pantheon.scorer import Scorer
+from pantheon.sampling.reading import name_ids
+from pantheon.scoring.scorer import Scorer
+from pantheon.wire.messages import Limits, Refused, Welcome
 from teacher_server.jobs import Job, PeerKey
 from teacher_server.schedule import Schedule
 from teacher_server.sessions import least_row_bytes

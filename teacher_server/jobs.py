@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-from pantheon.messages import Score
+from pantheon.wire.messages import Score
 
 PeerKey = tuple[int, Hashable]
 """Number of the listener and its name for the peer."""

@@ -15,9 +15,9 @@ from typing import Any
 
 from pantheon import errors
 from pantheon.errors import ConfigError, PantheonError, TeacherError
-from pantheon.messages import Hello, Refused, Score, Scored, Welcome
 from pantheon.transport import Connected, Connection, Lost, connect
 from pantheon.transport.wake import Wake
+from pantheon.wire.messages import Hello, Refused, Score, Scored, Welcome
 from teacher_server import trace
 from teacher_server.child import Work, run
 from teacher_server.jobs import Job

@@ -15,8 +15,8 @@ import zmq
 
 from pantheon.errors import RevisionMismatch
 from pantheon.logs import current
-from pantheon.messages import Limits, Welcome
 from pantheon.transport.wake import Wake
+from pantheon.wire.messages import Limits, Welcome
 from teacher_server.child import Work
 from teacher_server.host import Host
 from teacher_server.process import ProcessWorker

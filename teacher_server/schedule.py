@@ -13,7 +13,7 @@ class Schedule:
     """Requests that wait, a queue per session, taken in turns.
 
     Example:
-        >>> from pantheon.messages import Score
+        >>> from pantheon.wire.messages import Score
         >>> a, b = Session((0, "a"), "m"), Session((0, "b"), "m")
         >>> schedule = Schedule()
         >>> for session, request in ((a, 1), (a, 2), (b, 3)):

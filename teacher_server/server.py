@@ -16,11 +16,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pantheon.errors import ConfigError, PantheonError
-from pantheon.messages import Limits
 from pantheon.probes import Health, Probes
 from pantheon.transport import Curve, Listener, Security, Tls, listen, parse_address
 from pantheon.transport.security import security_for
 from pantheon.transport.wake import Wake
+from pantheon.wire.messages import Limits
 from teacher_server.abandoning import Abandoned, abandon
 from teacher_server.descriptors import raise_limit
 from teacher_server.engine import Engine

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from pantheon.codec import schema_parts
 from pantheon.errors import SchemaError
-from pantheon.messages import PROTOCOL, Hello, Refused, Score, Welcome
 from pantheon.schema import DTYPES, KnowledgeSchema
+from pantheon.wire.messages import PROTOCOL, Hello, Refused, Score, Welcome
 
 
 def welcome(hello: Hello, models: Mapping[str, Welcome]) -> Welcome | Refused:

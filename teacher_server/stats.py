@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
-from pantheon.messages import Scored, Status
+from pantheon.wire.messages import Scored, Status
 
 SMALL = -1074
 """The power of two that is the smallest number, where 0 is counted."""

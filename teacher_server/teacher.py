@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from pantheon.dataset import check_map_style
 from pantheon.errors import ConfigError
-from pantheon.fields import Schema
-from pantheon.messages import Limits
-from pantheon.scorer import Scorer
+from pantheon.scoring.fields import Schema
+from pantheon.scoring.scorer import Scorer
 from pantheon.transport import Security
 from pantheon.transport.wake import Wake
+from pantheon.wire.messages import Limits
 from teacher_server.devices import Devices, device_names
 from teacher_server.host import Host, describe
 from teacher_server.server import DRAIN_S, Ready, Server, serve, start
@@ -41,7 +41,7 @@ class Teacher:
         deterministic: every forward has one shape, so that how requests are cut cannot change a
             bit; shape and threads become part of the revision.
         fixed_rows: rows of that shape; implies ``deterministic``.
-        options: see `pantheon.scorer.Scorer`.
+        options: see `pantheon.scoring.scorer.Scorer`.
 
     Raises:
         ConfigError: arguments that contradict each other.

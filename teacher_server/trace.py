@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from pantheon.messages import Hello, Refused, Scored
+from pantheon.wire.messages import Hello, Refused, Scored
 from teacher_server.jobs import Job, Session
 
 logger = logging.getLogger(__name__)

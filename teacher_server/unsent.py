@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-from pantheon.messages import Scored
+from pantheon.wire.messages import Scored
 from teacher_server.jobs import PeerKey
 
 COUNTED: Mapping[str, int] = {"tcp": 65536, "ipc": 65536, "grpc": 1}

@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from pantheon.messages import Refused, Scored
-from pantheon.scorer import Scorer
+from pantheon.scoring.scorer import Scorer
 from pantheon.transport.wake import Wake
+from pantheon.wire.messages import Refused, Scored
 from teacher_server.abandoning import Abandoned, abandon
 from teacher_server.batching import answer
 from teacher_server.jobs import Job

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pantheon.errors import ConfigError
-from pantheon.objective import IGNORE
 from pantheon.stream import Batch
+from pantheon.training.objective import IGNORE
 
 
 def accuracy(model: Callable[[Tensor], Tensor], stream: Iterable[Batch]) -> dict[str, float]:

@@ -6,12 +6,12 @@ from typing import Any
 
 from torch import nn
 
-from pantheon import checkpoint
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.run_folder import result_of
 from pantheon.config import Section, StreamConfig, StudentConfig, TeacherConfig
 from pantheon.errors import ConfigError
 from pantheon.reference import call, resolve
+from pantheon.saving import checkpoint
 
 
 def model_from(config: TeacherConfig | StudentConfig) -> Any:

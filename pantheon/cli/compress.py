@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pantheon.compress.pipeline import Summary
     from pantheon.ranks import Ranks
-    from pantheon.training import Epoch, Step
+    from pantheon.training.history import Epoch, Step
 
 
 def compress(

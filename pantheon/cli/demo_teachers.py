@@ -10,11 +10,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from pantheon import checkpoint
 from pantheon.config import TeacherConfig, load
 from pantheon.demo import models, recipe
 from pantheon.demo.data import accuracy, held_out_part
 from pantheon.demo.report import Report
+from pantheon.saving import checkpoint
 
 TEACHERS: Mapping[str, tuple[str, str]] = {
     "a": ("conv_net", "float32"),

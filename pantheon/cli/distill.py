@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from pantheon.training import Epoch, Step
+    from pantheon.training.history import Epoch, Step
 
 
 def distill(

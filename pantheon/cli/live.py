@@ -8,10 +8,8 @@ from typing import Any, TypeVar
 import numpy as np
 import zmq
 
-from pantheon.buffers import from_raw
 from pantheon.codec import check_parts, decode
 from pantheon.errors import ProtocolError, RefusedError, TeacherUnavailable
-from pantheon.messages import Hello, Refused, Score, Scored, Welcome
 from pantheon.store.contents import shown
 from pantheon.transport import (
     Connected,
@@ -22,6 +20,8 @@ from pantheon.transport import (
     connect,
     parse_address,
 )
+from pantheon.wire.buffers import from_raw
+from pantheon.wire.messages import Hello, Refused, Score, Scored, Welcome
 
 Wanted = TypeVar("Wanted", bound=Event)
 

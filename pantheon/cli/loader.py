@@ -12,7 +12,7 @@ from pantheon.config import StreamConfig
 from pantheon.errors import ConfigError
 from pantheon.probes import http_address
 from pantheon.reference import resolve
-from pantheon.sample_stream import SampleStream
+from pantheon.sampling.sample_stream import SampleStream
 from student_client import KnowledgeLoader
 
 SAMPLES = ("batch_size", "shuffle", "seed", "drop_last", "views", "num_workers")

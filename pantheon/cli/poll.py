@@ -9,7 +9,6 @@ from typing import Any
 
 import zmq
 
-from pantheon.messages import Inquiry, Status
 from pantheon.transport import (
     Connected,
     Connection,
@@ -18,6 +17,7 @@ from pantheon.transport import (
     connect,
     parse_address,
 )
+from pantheon.wire.messages import Inquiry, Status
 
 DOWN, STOCK, DRAINING, STALLED, SERVING = "down", "up", "draining", "stalled", "serving"
 """The states of a server: stalled where all workers of a model die again and again; a stock server

@@ -12,10 +12,11 @@ from typing import Any
 
 from safetensors.torch import save
 
-from pantheon import whole_file
 from pantheon.config import StudentConfig
 from pantheon.errors import ConfigError
-from pantheon.training import Epoch, Training
+from pantheon.saving import whole_file
+from pantheon.training.history import Epoch
+from pantheon.training.loop import Training
 
 KEYS = ("output", "report", "curves")
 """The keys that name files to be written at the end."""

@@ -11,14 +11,14 @@ from torch import nn
 from pantheon.cli.build import function_from, model_from
 from pantheon.config import StudentConfig
 from pantheon.errors import ConfigError
-from pantheon.objective import Objective
-from pantheon.optimizing import optimizer_from, schedule_from
 from pantheon.ranks import Ranks
-from pantheon.rehearsal import learner_of, rehearse
 from pantheon.stream import BatchStream
-from pantheon.terms import term_from
-from pantheon.training import Training
-from pantheon.training_settings import settings_from
+from pantheon.training.loop import Training
+from pantheon.training.objective import Objective
+from pantheon.training.optimizing import optimizer_from, schedule_from
+from pantheon.training.rehearsal import learner_of, rehearse
+from pantheon.training.settings import settings_from
+from pantheon.training.terms import term_from
 from teacher_server.devices import device_names
 
 

@@ -7,7 +7,6 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from pantheon.buffers import dtype_name
 from pantheon.codec.base import Codec, SchemaCodec
 from pantheon.codec.dense import BFloat16, Float16, Float32, Int8, Raw
 from pantheon.codec.names import parse_name
@@ -17,6 +16,7 @@ from pantheon.knowledge import Value
 from pantheon.ragged import Ragged, Rows
 from pantheon.schema import FieldSpec, KnowledgeSchema
 from pantheon.topk import TopKLogits
+from pantheon.wire.buffers import dtype_name
 
 _DENSE: Mapping[str, Codec] = {c.name: c for c in (Raw(), Float32(), Float16(), BFloat16(), Int8())}
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pantheon.buffers import from_raw, to_raw
 from pantheon.codec.parts import field_parts, schema_parts
 from pantheon.errors import CodecError
 from pantheon.knowledge import Value, value_rows
 from pantheon.ragged import Ragged, Rows
 from pantheon.schema import FieldSpec, KnowledgeSchema
+from pantheon.wire.buffers import from_raw, to_raw
 
 
 class Codec(ABC):

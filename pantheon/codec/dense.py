@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pantheon.buffers import TORCH_DTYPES, dtype_name
 from pantheon.codec.base import Codec
 from pantheon.errors import CodecError
 from pantheon.ragged import Rows
 from pantheon.schema import FieldSpec
+from pantheon.wire.buffers import TORCH_DTYPES, dtype_name
 
 
 def require_tensor(value: Rows, spec: FieldSpec) -> Tensor:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from pantheon.buffers import TORCH_DTYPES
 from pantheon.codec.base import Codec
 from pantheon.codec.dense import BFloat16, Float16, Float32, narrow, require_float
 from pantheon.codec.names import CodecName, topk_name
@@ -15,6 +14,7 @@ from pantheon.errors import CodecError, UndeclaredTemperature
 from pantheon.ragged import Rows
 from pantheon.schema import FieldSpec
 from pantheon.topk import TopKLogits
+from pantheon.wire.buffers import TORCH_DTYPES
 
 _KEPT: Mapping[str, Codec] = {c.name: c for c in (Float32(), Float16(), BFloat16())}
 

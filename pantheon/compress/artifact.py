@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pantheon import copies, reference
+from pantheon import reference
 from pantheon.compress import folder as folders
 from pantheon.compress import registry, strict
 from pantheon.compress.registry import Edit
@@ -19,6 +19,7 @@ from pantheon.compress.undo import Undoing, undone
 from pantheon.compress.weights import fill, update, weights_of
 from pantheon.errors import ArtifactError, CompressionError, ConfigError, PantheonError
 from pantheon.quote import quoted
+from pantheon.saving import copies
 
 
 class Artifact:

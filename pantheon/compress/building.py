@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from pantheon import checkpoint
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.config import (
     DistilConfig,
@@ -21,6 +20,7 @@ from pantheon.compress.run_folder import RunFolder, result_of
 from pantheon.compress.stage import Stage
 from pantheon.config import load
 from pantheon.errors import ConfigError
+from pantheon.saving import checkpoint
 
 
 def stages_from(config: PipelineConfig) -> list[Stage]:

@@ -14,17 +14,17 @@ from pantheon.compress.config import DistilConfig
 from pantheon.compress.stage import Cost, Outcome, Phase, Work
 from pantheon.config import OptimizerConfig
 from pantheon.errors import ConfigError
-from pantheon.learner import Learner
-from pantheon.mutual import Mutual
-from pantheon.objective import Objective, Term
-from pantheon.optimizing import optimizer_from, schedule_from
 from pantheon.paths import module_at
-from pantheon.ramp import Ramp
 from pantheon.reference import call
-from pantheon.rehearsal import learner_of, rehearse
-from pantheon.terms import ramp_from, term_from
-from pantheon.training import Training
-from pantheon.training_settings import TrainingSettings, settings_from
+from pantheon.training.learner import Learner
+from pantheon.training.loop import Training
+from pantheon.training.mutual import Mutual
+from pantheon.training.objective import Objective, Term
+from pantheon.training.optimizing import optimizer_from, schedule_from
+from pantheon.training.ramp import Ramp
+from pantheon.training.rehearsal import learner_of, rehearse
+from pantheon.training.settings import TrainingSettings, settings_from
+from pantheon.training.terms import ramp_from, term_from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

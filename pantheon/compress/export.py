@@ -20,8 +20,8 @@ from pantheon.compress.config import ExportConfig
 from pantheon.compress.latency import latency_of
 from pantheon.compress.stage import Cost, Outcome, Phase, Work
 from pantheon.errors import CompressionError, ConfigError, ModelError
-from pantheon.objective import call_student
-from pantheon.rehearsal import first_batch
+from pantheon.training.objective import call_student
+from pantheon.training.rehearsal import first_batch
 
 FILE = "model.onnx"
 

@@ -13,10 +13,10 @@ from pantheon.compress.artifact import Artifact
 from pantheon.compress.measure import Agreement, bytes_on_disk, latency, macs, parameters
 from pantheon.compress.report import Figures, Likeness
 from pantheon.compress.stage import Metric, read_metric
-from pantheon.objective import call_student, pick_output
-from pantheon.reading import slice_rows
-from pantheon.rehearsal import first_batch
+from pantheon.sampling.reading import slice_rows
 from pantheon.stream import KnowledgeStream, Parts
+from pantheon.training.objective import call_student, pick_output
+from pantheon.training.rehearsal import first_batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

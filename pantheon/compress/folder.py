@@ -14,11 +14,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pantheon import whole_file
 from pantheon.compress import strict
 from pantheon.errors import ArtifactError, ConfigError, StoreError
-from pantheon.nested import content
 from pantheon.quote import quoted
+from pantheon.saving import whole_file
+from pantheon.saving.nested import content
 
 VERSION = 1
 """Of ``artifact.json``."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pantheon.calling import own_device
+from pantheon.scoring.calling import own_device
 
 
 def tensors(inputs: Any) -> Iterator[Tensor]:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pantheon.compress.evaluating import evaluating
 from pantheon.compress.inputs import rows
 from pantheon.errors import ConfigError
-from pantheon.objective import call_student
+from pantheon.training.objective import call_student
 
 COUNTER = "torch.utils.flop_counter / 2, math attention"
 """The name of the counter; another one may differ by some percent on the same model."""

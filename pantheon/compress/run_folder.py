@@ -19,8 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pantheon import whole_file
 from pantheon.errors import ConfigError, ResumeMismatch, StoreError
+from pantheon.saving import whole_file
 
 VERSION = 1
 MAX_JSON = 64 << 20

@@ -17,7 +17,7 @@ from pantheon.stream import BatchStream, KnowledgeStream, Parts
 
 if TYPE_CHECKING:
     from pantheon.compress.artifact import Artifact
-    from pantheon.training import Epoch
+    from pantheon.training.history import Epoch
 
 Phase = Literal["analyse", "search", "prune", "train", "quantize", "export"]
 """What a stage does to a model, for the rules of order."""

@@ -14,7 +14,7 @@ import torch
 
 from pantheon.compress import inputs as given
 from pantheon.compress.evaluating import evaluating
-from pantheon.objective import call_student
+from pantheon.training.objective import call_student
 
 EAGER = "torch"
 """The runtime of a module that nothing compiled."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pantheon.training import Epoch, Step
+    from pantheon.training.history import Epoch, Step
 
 
 class Watcher:

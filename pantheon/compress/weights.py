@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from pantheon.errors import ArtifactError, StoreError
-from pantheon.nested import DTYPES, pack
 from pantheon.paths import near
 from pantheon.quote import quoted
+from pantheon.saving.nested import DTYPES, pack
 
 
 class Hash(Protocol):

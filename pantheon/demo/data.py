@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pantheon.objective import IGNORE
+from pantheon.training.objective import IGNORE
 
 TEST = 450
 """Digits held out; no choice of the demo looks at them."""

@@ -13,9 +13,10 @@ from torch.nn import functional
 from pantheon.demo import models
 from pantheon.demo.data import LABELLED, Part, accuracy, held_out_part, training_part
 from pantheon.losses import KLDivergence
-from pantheon.objective import Objective, Term
 from pantheon.stream import BatchStream
-from pantheon.training import Epoch, Training
+from pantheon.training.history import Epoch
+from pantheon.training.loop import Training
+from pantheon.training.objective import Objective, Term
 
 BATCH = 64
 EPOCHS = 40

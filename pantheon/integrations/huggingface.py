@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from pantheon import checkpoint
 from pantheon.errors import ConfigError, ResumeMismatch, StoreError
 from pantheon.integrations.batches import Batches
 from pantheon.integrations.disk import flush
-from pantheon.objective import call_student
+from pantheon.saving import checkpoint
 from pantheon.stream import Batch, BatchStream
+from pantheon.training.objective import call_student
 
 log = logging.getLogger(__name__)
 

@@ -28,11 +28,11 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from pantheon import chance
 from pantheon.errors import ConfigError, ResumeMismatch, StoreError
 from pantheon.integrations.batches import Batches
 from pantheon.integrations.disk import flush
 from pantheon.ranks import Ranks, current
+from pantheon.saving import chance
 from pantheon.stream import BatchStream
 
 __all__ = ["AtomicCheckpointIO", "Batches", "ExactResume"]

@@ -10,7 +10,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pantheon.buffers import TORCH_DTYPES, dtype_name
 from pantheon.knowledge import Value
 from pantheon.merge.base import (
     Merge,
@@ -23,6 +22,7 @@ from pantheon.merge.base import (
     unpack,
 )
 from pantheon.schema import FieldSpec
+from pantheon.wire.buffers import TORCH_DTYPES, dtype_name
 
 
 class Elementwise(Merge):

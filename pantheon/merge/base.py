@@ -8,11 +8,11 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
-from pantheon.buffers import TORCH_DTYPES
 from pantheon.errors import MergeError
 from pantheon.knowledge import Value, value_rows
 from pantheon.ragged import Ragged, Rows
 from pantheon.schema import FieldSpec
+from pantheon.wire.buffers import TORCH_DTYPES
 
 Positions = Mapping[str, Tensor | None]
 """Per teacher, int64 positions of the rows it answered, ascending; None for all."""

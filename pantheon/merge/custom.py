@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from pantheon.buffers import TORCH_DTYPES
 from pantheon.codec.api import spec_for
 from pantheon.codec.names import parse_name
 from pantheon.errors import ConfigError
@@ -19,6 +18,7 @@ from pantheon.merge.mixture import Mixture, mixture_name
 from pantheon.ragged import Ragged, Rows
 from pantheon.schema import FieldSpec
 from pantheon.topk import TopKLogits
+from pantheon.wire.buffers import TORCH_DTYPES
 
 Function = Callable[[dict[str, Value]], Value]
 

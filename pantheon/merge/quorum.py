@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pantheon.buffers import TORCH_DTYPES
 from pantheon.errors import ConfigError
 from pantheon.knowledge import Value, concat_values, map_value, take_value
 from pantheon.merge.base import Merge, Positions, is_topk
@@ -18,6 +17,7 @@ from pantheon.merge.mixture import mixture_of
 from pantheon.ragged import Ragged, Rows
 from pantheon.schema import FieldSpec
 from pantheon.topk import TopKMixture
+from pantheon.wire.buffers import TORCH_DTYPES
 
 Below = Literal["raise", "mask"]
 

@@ -17,9 +17,9 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pantheon.errors import DiskFullError, StoreError
-from pantheon.messages import Buffer
 from pantheon.store.locks import is_at, lock
 from pantheon.store.ranges import LocalFile, RangeFile, RemoteFile
+from pantheon.wire.messages import Buffer
 
 logger = logging.getLogger(__name__)
 

@@ -10,14 +10,14 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pantheon.buffers import dtype_name, to_raw
 from pantheon.codec.parts import PartSpec, check_parts, schema_parts
 from pantheon.errors import ConfigError, SchemaError
-from pantheon.messages import Buffer
 from pantheon.schema import KnowledgeSchema
 from pantheon.store.layout import BLOCK, plan, ragged, stored_parts
 from pantheon.store.manifest import MAX_ROWS, MAX_RUNS, DumpInfo, Entry
 from pantheon.store.pairs import Ids, digest, require_sorted, runs
+from pantheon.wire.buffers import dtype_name, to_raw
+from pantheon.wire.messages import Buffer
 
 
 @dataclass(frozen=True, slots=True)

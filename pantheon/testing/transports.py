@@ -24,7 +24,11 @@ import numpy as np
 import pytest
 
 from pantheon.errors import TransportError
-from pantheon.messages import (
+from pantheon.schema import DTYPES, FieldSpec, KnowledgeSchema
+from pantheon.testing.events import expect, expect_from, next_event
+from pantheon.transport import Address, connect, listen, parse_address
+from pantheon.transport.base import Connected, Connection, Listener, Lost
+from pantheon.wire.messages import (
     Cancel,
     Goodbye,
     Heartbeat,
@@ -35,10 +39,6 @@ from pantheon.messages import (
     Scored,
     Welcome,
 )
-from pantheon.schema import DTYPES, FieldSpec, KnowledgeSchema
-from pantheon.testing.events import expect, expect_from, next_event
-from pantheon.transport import Address, connect, listen, parse_address
-from pantheon.transport.base import Connected, Connection, Listener, Lost
 
 HELLO = Hello("contract", rank=3, dataset="d", fields=("logits",), integrity=True)
 WELCOME = Welcome(

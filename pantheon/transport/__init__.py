@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pantheon.errors import ConfigError
-from pantheon.messages import Limits
 from pantheon.transport.address import Address, parse_address
 from pantheon.transport.base import Connected, Connection, Event, Listener, Lost, Peer
 from pantheon.transport.security import Curve, Security, Tls, curve_for, tls_for
+from pantheon.wire.messages import Limits
 
 __all__ = [
     "Address",

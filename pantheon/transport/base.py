@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
 
-from pantheon.messages import Message
+from pantheon.wire.messages import Message
 
 Peer = Hashable
 """Whom a listener talks to; valid until `Lost` names it."""

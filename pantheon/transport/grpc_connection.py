@@ -16,7 +16,6 @@ from pantheon.errors import (
     SecurityError,
     UnknownHost,
 )
-from pantheon.messages import Limits, Message
 from pantheon.transport import oip
 from pantheon.transport.address import Address
 from pantheon.transport.base import Connected, Connection, Event, Lost
@@ -28,6 +27,7 @@ from pantheon.transport.inbox import Inbox
 from pantheon.transport.lookup import HTTP2_GREETING, SILENT, is_http2, probe, resolve
 from pantheon.transport.oip_messages import MAX_MESSAGE
 from pantheon.transport.security import Tls
+from pantheon.wire.messages import Limits, Message
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from pantheon.errors import ProtocolError
-from pantheon.messages import Hello, Message, RawTensor, Refused, Score, Scored, Welcome
 from pantheon.transport import oip
 from pantheon.transport.oip_messages import (
     INPUT,
@@ -19,6 +18,7 @@ from pantheon.transport.oip_messages import (
     write_control,
     write_scored,
 )
+from pantheon.wire.messages import Hello, Message, RawTensor, Refused, Score, Scored, Welcome
 
 
 class Dialect(ABC):

@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2
 
-from pantheon.messages import Status
 from pantheon.transport.oip import SERVICE
+from pantheon.wire.messages import Status
 
 WATCH_S = 1.0
 """Seconds between two looks on behalf of those who watch."""

@@ -11,7 +11,6 @@ import grpc
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from pantheon.errors import TransportError
-from pantheon.messages import Limits, Message
 from pantheon.transport import oip
 from pantheon.transport.address import Address
 from pantheon.transport.base import Listener, Lost, Peer
@@ -21,6 +20,7 @@ from pantheon.transport.grpc_service import Servicer
 from pantheon.transport.grpc_tls import server_credentials
 from pantheon.transport.oip_messages import MAX_MESSAGE
 from pantheon.transport.security import Tls
+from pantheon.wire.messages import Limits, Message
 
 logger = logging.getLogger(__name__)
 

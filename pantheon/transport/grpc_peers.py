@@ -7,9 +7,9 @@ import queue
 import threading
 from typing import Any
 
-from pantheon.messages import Message
 from pantheon.transport.base import Lost
 from pantheon.transport.inbox import Inbox
+from pantheon.wire.messages import Message
 
 MAX_UNREAD = 256
 """Messages of one peer that may wait for the listener; more are left in the network."""

@@ -13,7 +13,12 @@ from typing import Any
 import grpc
 
 from pantheon.errors import ProtocolError
-from pantheon.messages import (
+from pantheon.transport import oip
+from pantheon.transport.grpc_dialects import Dialect, Stock, dialect_of, stock_score, too_large
+from pantheon.transport.grpc_peers import GrpcPeer, GrpcPeers
+from pantheon.transport.oip_messages import INPUT, SAMPLE_ID, VIEW, part_names, write_scored
+from pantheon.transport.oip_tensors import DATATYPES
+from pantheon.wire.messages import (
     Heartbeat,
     Hello,
     Inquiry,
@@ -23,11 +28,6 @@ from pantheon.messages import (
     Status,
     Welcome,
 )
-from pantheon.transport import oip
-from pantheon.transport.grpc_dialects import Dialect, Stock, dialect_of, stock_score, too_large
-from pantheon.transport.grpc_peers import GrpcPeer, GrpcPeers
-from pantheon.transport.oip_messages import INPUT, SAMPLE_ID, VIEW, part_names, write_scored
-from pantheon.transport.oip_tensors import DATATYPES
 
 logger = logging.getLogger(__name__)
 

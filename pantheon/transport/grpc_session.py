@@ -7,10 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
-from pantheon.messages import Goodbye, Hello, Message
 from pantheon.transport import oip
 from pantheon.transport.inbox import Inbox
 from pantheon.transport.oip_messages import read_response, write_request
+from pantheon.wire.messages import Goodbye, Hello, Message
 
 
 class Session(ABC):

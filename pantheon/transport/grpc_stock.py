@@ -15,7 +15,13 @@ from typing import Any
 import grpc
 
 from pantheon.errors import ProtocolError, SchemaError
-from pantheon.messages import (
+from pantheon.schema import FieldSpec, KnowledgeSchema
+from pantheon.transport import oip
+from pantheon.transport.grpc_session import Session
+from pantheon.transport.inbox import Inbox
+from pantheon.transport.oip_messages import INPUT
+from pantheon.transport.oip_tensors import dtype_of, read_tensors, write_tensors
+from pantheon.wire.messages import (
     Cancel,
     Heartbeat,
     Hello,
@@ -27,12 +33,6 @@ from pantheon.messages import (
     Scored,
     Welcome,
 )
-from pantheon.schema import FieldSpec, KnowledgeSchema
-from pantheon.transport import oip
-from pantheon.transport.grpc_session import Session
-from pantheon.transport.inbox import Inbox
-from pantheon.transport.oip_messages import INPUT
-from pantheon.transport.oip_tensors import dtype_of, read_tensors, write_tensors
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ import threading
 from typing import Any
 
 from pantheon.errors import TransportError
-from pantheon.messages import Message
 from pantheon.transport.address import Address
 from pantheon.transport.base import Connected, Connection, Event, Listener, Lost, Peer
 from pantheon.transport.inbox import Inbox
+from pantheon.wire.messages import Message
 
 _lock = threading.RLock()
 _listeners: dict[str, InprocListener] = {}

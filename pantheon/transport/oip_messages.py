@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pantheon.errors import ProtocolError
-from pantheon.messages import Message, RawTensor, Score, Scored
 from pantheon.schema import KnowledgeSchema
 from pantheon.transport import oip
 from pantheon.transport.oip_tensors import MAX_TYPED, read_tensors, write_tensors
-from pantheon.wire import MAX_HEADER
-from pantheon.wire_fields import INT64
-from pantheon.wire_messages import describe, restore
+from pantheon.wire.fields import INT64
+from pantheon.wire.framing import MAX_HEADER
+from pantheon.wire.messages import Message, RawTensor, Score, Scored
+from pantheon.wire.plain import describe, restore
 
 SAMPLE_ID = "sample_id"
 VIEW = "view"

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from pantheon.errors import ProtocolError
-from pantheon.messages import RawTensor
 from pantheon.schema import MAX_NAME
-from pantheon.wire_fields import tensor_bytes
-from pantheon.wire_messages import MAX_FRAMES
+from pantheon.wire.fields import tensor_bytes
+from pantheon.wire.messages import RawTensor
+from pantheon.wire.plain import MAX_FRAMES
 
 DATATYPES = {
     "float64": "FP64",

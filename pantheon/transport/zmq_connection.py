@@ -14,7 +14,6 @@ from typing import Any
 import zmq
 
 from pantheon.errors import MismatchError, ProtocolError, UnknownHost
-from pantheon.messages import Goodbye, Hello, Limits, Message
 from pantheon.transport.address import Address
 from pantheon.transport.base import Connected, Connection, Event, Lost
 from pantheon.transport.keys import client_keys
@@ -28,8 +27,9 @@ from pantheon.transport.zmq_socket import (
     send_frames,
     set_options,
 )
-from pantheon.wire import pack, unpack
-from pantheon.wire_pieces import to_pieces
+from pantheon.wire.framing import pack, unpack
+from pantheon.wire.messages import Goodbye, Hello, Limits, Message
+from pantheon.wire.pieces import to_pieces
 
 RECONNECT_S = 0.1
 RECONNECT_MAX_S = 2.0

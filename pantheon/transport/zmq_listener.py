@@ -16,7 +16,6 @@ from typing import Any
 import zmq
 
 from pantheon.errors import ConfigError, ProtocolError, TransportError, UnknownHost, VersionMismatch
-from pantheon.messages import Buffer, Limits, Message, Refused
 from pantheon.transport.address import Address
 from pantheon.transport.allow_list import AllowList
 from pantheon.transport.base import Listener, Lost, Peer
@@ -33,8 +32,9 @@ from pantheon.transport.zmq_socket import (
     send_frames,
     set_options,
 )
-from pantheon.wire import MAX_HEADER, Damaged, is_sealed, pack, unpack
-from pantheon.wire_pieces import PIECE, from_pieces
+from pantheon.wire.framing import MAX_HEADER, Damaged, is_sealed, pack, unpack
+from pantheon.wire.messages import Buffer, Limits, Message, Refused
+from pantheon.wire.pieces import PIECE, from_pieces
 
 logger = logging.getLogger(__name__)
 

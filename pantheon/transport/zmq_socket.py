@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import zmq
 
-from pantheon.messages import Buffer
+from pantheon.wire.messages import Buffer
 
 HANDSHAKE_S = 3.0
 """Seconds a ZMTP handshake may take."""

@@ -7,9 +7,9 @@ from collections import Counter, deque
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pantheon.messages import Message, RawTensor, Score, Scored
 from pantheon.transport import Connected, Connection, Event, Lost
 from pantheon.transport.wake import Wake
+from pantheon.wire.messages import Message, RawTensor, Score, Scored
 
 
 @dataclass(frozen=True)

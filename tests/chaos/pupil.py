@@ -21,9 +21,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pantheon import Checkpoint, whole_file
+from pantheon import Checkpoint
 from pantheon.errors import DiskFullError
 from pantheon.ranks import Ranks, current
+from pantheon.saving import whole_file
 from student_client import KnowledgeLoader
 from tests.chaos.doomed import FULL, Fate
 from tests.chaos.lessons import CLASSES, WIDTH, Rows

@@ -15,10 +15,10 @@ import pytest
 import zmq
 
 from pantheon.errors import ProtocolError, UnknownHost, VersionMismatch
-from pantheon.messages import Hello, Limits, RawTensor, Refused, Score, Scored
 from pantheon.testing import expect, expect_from, next_event
 from pantheon.transport import Connected, Lost, connect, listen
-from pantheon.wire import MAGIC, pack, unpack
+from pantheon.wire.framing import MAGIC, pack, unpack
+from pantheon.wire.messages import Hello, Limits, RawTensor, Refused, Score, Scored
 
 Handler = Callable[[socket.socket], None]
 

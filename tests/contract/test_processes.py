@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from pantheon.errors import ConfigError, TransportError
-from pantheon.messages import Goodbye, Heartbeat, Hello
 from pantheon.testing import expect, expect_from, next_event
 from pantheon.transport import Connected, Lost, connect, listen
+from pantheon.wire.messages import Goodbye, Heartbeat, Hello
 
 SPAWN = multiprocessing.get_context("spawn")
 

@@ -14,7 +14,10 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
 from pantheon.errors import ConfigError, ProtocolError
-from pantheon.messages import (
+from pantheon.schema import FieldSpec
+from pantheon.testing import expect, next_event
+from pantheon.transport import Connected, Connection, Lost, connect
+from pantheon.wire.messages import (
     Cancel,
     Heartbeat,
     Hello,
@@ -24,9 +27,6 @@ from pantheon.messages import (
     Scored,
     Welcome,
 )
-from pantheon.schema import FieldSpec
-from pantheon.testing import expect, next_event
-from pantheon.transport import Connected, Connection, Lost, connect
 
 
 class Stock(service_pb2_grpc.GRPCInferenceServiceServicer):

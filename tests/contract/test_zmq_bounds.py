@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import zmq
 
-from pantheon.messages import Buffer, Cancel, Heartbeat, Hello, RawTensor, Score, Scored
 from pantheon.testing import expect, expect_from, next_event
 from pantheon.transport import Connected, Curve, Lost, connect, listen, parse_address
 from pantheon.transport.keys import client_keys, generate
 from pantheon.transport.zmq_listener import UNREAD
-from pantheon.wire import pack
+from pantheon.wire.framing import pack
+from pantheon.wire.messages import Buffer, Cancel, Heartbeat, Hello, RawTensor, Score, Scored
 
 MOST = (1 << 20) + 64
 """Bytes of the longest frame that a teacher takes."""

@@ -7,10 +7,19 @@ from types import TracebackType
 
 import numpy as np
 
-from pantheon.messages import Hello, Inquiry, RawTensor, Refused, Score, Scored, Status, Welcome
 from pantheon.schema import FieldSpec, KnowledgeSchema
 from pantheon.testing import next_event
 from pantheon.transport import Lost, listen
+from pantheon.wire.messages import (
+    Hello,
+    Inquiry,
+    RawTensor,
+    Refused,
+    Score,
+    Scored,
+    Status,
+    Welcome,
+)
 
 SCHEMA = KnowledgeSchema((FieldSpec("logits", "float32", (3,)),))
 

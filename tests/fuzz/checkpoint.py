@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from pantheon import checkpoint
 from pantheon.errors import StoreError
-from pantheon.nested import checksum
+from pantheon.saving import checkpoint
+from pantheon.saving.nested import checksum
 from tests.fuzz import tree
 from tests.fuzz.octets import dig, scramble
 from tests.fuzz.target import Target

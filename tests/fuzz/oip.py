@@ -10,7 +10,6 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from pantheon.errors import ProtocolError, SchemaError
-from pantheon.messages import Score, Scored
 from pantheon.transport import oip
 from pantheon.transport.grpc_dialects import dialect_of
 from pantheon.transport.grpc_stock import StockModel
@@ -22,6 +21,7 @@ from pantheon.transport.oip_messages import (
     write_scored,
 )
 from pantheon.transport.oip_tensors import DATATYPES, read_tensors
+from pantheon.wire.messages import Score, Scored
 from tests.fuzz import tree
 from tests.fuzz.octets import dig, scramble
 from tests.fuzz.target import Target

@@ -6,13 +6,13 @@ from random import Random
 
 import torch
 
-from pantheon.buffers import from_raw, to_raw
 from pantheon.codec import encode
 from pantheon.errors import ProtocolError, SchemaError, VersionMismatch
 from pantheon.knowledge import Ragged, take_value, value_rows
-from pantheon.messages import Scored, Welcome
 from pantheon.schema import FieldSpec, KnowledgeSchema
-from pantheon.wire import pack, unpack
+from pantheon.wire.buffers import from_raw, to_raw
+from pantheon.wire.framing import pack, unpack
+from pantheon.wire.messages import Scored, Welcome
 from student_client.known import KnownTeacher
 from tests.fuzz import wire
 from tests.fuzz.octets import join, split

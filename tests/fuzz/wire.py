@@ -10,7 +10,10 @@ import numpy as np
 import xxhash
 
 from pantheon.errors import ProtocolError, VersionMismatch
-from pantheon.messages import (
+from pantheon.schema import FieldSpec, KnowledgeSchema
+from pantheon.wire.fields import tensor_bytes
+from pantheon.wire.framing import is_sealed, pack, unpack
+from pantheon.wire.messages import (
     Cancel,
     Goodbye,
     Heartbeat,
@@ -24,11 +27,8 @@ from pantheon.messages import (
     Status,
     Welcome,
 )
-from pantheon.schema import FieldSpec, KnowledgeSchema
-from pantheon.wire import is_sealed, pack, unpack
-from pantheon.wire_fields import tensor_bytes
-from pantheon.wire_messages import describe
-from pantheon.wire_pieces import from_pieces, to_pieces
+from pantheon.wire.pieces import from_pieces, to_pieces
+from pantheon.wire.plain import describe
 from tests.fuzz import tree
 from tests.fuzz.octets import join, scramble, split
 from tests.fuzz.target import Target

@@ -11,10 +11,19 @@ import numpy as np
 import zmq
 from torch import Tensor
 
-from pantheon.buffers import from_raw, to_raw
 from pantheon.codec import decode
-from pantheon.messages import Cancel, Goodbye, Heartbeat, Hello, Refused, Score, Scored, Welcome
 from pantheon.transport import Connected, Lost, connect, parse_address
+from pantheon.wire.buffers import from_raw, to_raw
+from pantheon.wire.messages import (
+    Cancel,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Refused,
+    Score,
+    Scored,
+    Welcome,
+)
 
 Seen = TypeVar("Seen")
 PATIENCE_S = 40.0

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from pantheon import errors
-from pantheon.messages import Hello, Limits, Refused, Score
 from pantheon.transport import listen
+from pantheon.wire.messages import Hello, Limits, Refused, Score
 from student_client import TeacherClient
 from teacher_server import Server, Teacher
 from teacher_server.host import describe

@@ -16,8 +16,8 @@ from torch import Tensor
 from pantheon import errors
 from pantheon.dataset import Ids
 from pantheon.merge import Mask, Quorum
-from pantheon.messages import Hello, Limits
 from pantheon.transport import listen
+from pantheon.wire.messages import Hello, Limits
 from student_client import KnowledgeLoader
 from student_client.client import TeacherClient
 from teacher_server import Server, Teacher

@@ -13,12 +13,12 @@ import pytest
 import torch
 import zmq
 
-from pantheon.messages import Cancel, Hello, Message
 from pantheon.transport import Listener, Lost, listen
 from pantheon.transport.base import Peer
 from pantheon.transport.strikes import MOST, MOST_BYTES, Strikes
 from pantheon.transport.wake import Wake
-from pantheon.wire import MAGIC, MAX_HEADER, pack
+from pantheon.wire.framing import MAGIC, MAX_HEADER, pack
+from pantheon.wire.messages import Cancel, Hello, Message
 from teacher_server import Teacher, start
 from teacher_server.engine import Engine
 from tests.integration.asking import Asking

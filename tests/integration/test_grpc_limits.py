@@ -15,7 +15,10 @@ import pytest
 import torch
 
 from pantheon.dataset import Ids
-from pantheon.messages import (
+from pantheon.transport import oip
+from pantheon.transport.grpc_listener import MAX_CALLS, MAX_STREAMS
+from pantheon.transport.oip_messages import read_response, write_request
+from pantheon.wire.messages import (
     Heartbeat,
     Hello,
     Inquiry,
@@ -25,9 +28,6 @@ from pantheon.messages import (
     Status,
     Welcome,
 )
-from pantheon.transport import oip
-from pantheon.transport.grpc_listener import MAX_CALLS, MAX_STREAMS
-from pantheon.transport.oip_messages import read_response, write_request
 from teacher_server import Server, Teacher
 from tests.integration.asking import Asking
 

@@ -20,9 +20,9 @@ from torch.utils.data import default_collate
 
 from pantheon import errors
 from pantheon.merge import Route
-from pantheon.messages import Hello, Welcome
 from pantheon.schema import FieldSpec, KnowledgeSchema
 from pantheon.transport import listen
+from pantheon.wire.messages import Hello, Welcome
 from student_client import Batch, KnowledgeLoader
 from teacher_server import Server, Teacher
 from tests.integration.programs import ROOT

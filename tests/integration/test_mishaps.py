@@ -15,9 +15,9 @@ from torch import Tensor
 
 from pantheon import errors
 from pantheon.merge import Mask
-from pantheon.messages import Hello, Limits, Refused, Score
 from pantheon.schema import FieldSpec
 from pantheon.transport import listen
+from pantheon.wire.messages import Hello, Limits, Refused, Score
 from student_client import KnowledgeLoader
 from teacher_server import Teacher
 from teacher_server.host import describe

@@ -25,10 +25,10 @@ import trustme
 
 from pantheon import errors
 from pantheon.cli.poll import Found, Poll
-from pantheon.messages import Score
 from pantheon.transport import Curve, Security, Tls, connect, oip
 from pantheon.transport.grpc_listener import MAX_CALLS
 from pantheon.transport.keys import generate
+from pantheon.wire.messages import Score
 from student_client import KnowledgeLoader, TeacherClient
 from teacher_server import Server, Teacher
 from teacher_server.engine import _held_bytes

@@ -17,8 +17,8 @@ import torch
 from pantheon.cli.poll import STALLED, Poll
 from pantheon.dataset import Ids
 from pantheon.errors import ConfigError, ModelError
-from pantheon.messages import Refused, Scored
 from pantheon.probes import Health
+from pantheon.wire.messages import Refused, Scored
 from teacher_server import Teacher
 from tests.integration.asking import Asking
 from tests.integration.models import SIZE, Deadly, Perishable, Slow, Vectors, net

@@ -20,10 +20,15 @@ import torch
 import zmq
 from torch import Tensor
 
-from pantheon.buffers import digest
 from pantheon.dataset import Ids
 from pantheon.errors import ConfigError, DatasetError, ModelError, TransportError
-from pantheon.messages import (
+from pantheon.probes import Health
+from pantheon.transport import Listener, Lost, listen
+from pantheon.transport.base import Peer
+from pantheon.transport.wake import Wake
+from pantheon.wire.buffers import digest
+from pantheon.wire.framing import pack, unpack
+from pantheon.wire.messages import (
     Cancel,
     Goodbye,
     Heartbeat,
@@ -35,11 +40,6 @@ from pantheon.messages import (
     Scored,
     Welcome,
 )
-from pantheon.probes import Health
-from pantheon.transport import Listener, Lost, listen
-from pantheon.transport.base import Peer
-from pantheon.transport.wake import Wake
-from pantheon.wire import pack, unpack
 from teacher_server import Server, Teacher, start, workers
 from teacher_server.engine import Engine
 from tests.integration.asking import Asking

@@ -20,9 +20,9 @@ import pytest
 import torch
 import zmq
 
-from pantheon.messages import Hello, RawTensor, Score, Scored, Welcome
 from pantheon.schema import FieldSpec, KnowledgeSchema
 from pantheon.transport import Listener, listen
+from pantheon.wire.messages import Hello, RawTensor, Score, Scored, Welcome
 from student_client import KnowledgeLoader, LoaderStats, ReplicaStats
 from teacher_server import Server, Teacher
 from tests.integration import toy

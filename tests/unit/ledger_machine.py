@@ -6,8 +6,8 @@ from typing import ClassVar
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from pantheon.ledger import Assignment, Ledger
-from pantheon.order import Order
+from pantheon.delivery.ledger import Assignment, Ledger
+from pantheon.sampling.order import Order
 from tests.unit.ledger_model import WatchedLedger
 
 TERM = 10.0

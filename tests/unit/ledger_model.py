@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from math import ceil
 
-from pantheon.ledger import PATIENCE, Assignment, Ledger
-from pantheon.roster import SOON
+from pantheon.delivery.ledger import PATIENCE, Assignment, Ledger
+from pantheon.delivery.roster import SOON
 
 
 def cut(head: int, rows: int, request: int, ramp: int | None) -> list[int]:

@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from examples.vision import nets
-from pantheon.checkpoint import load_weights
 from pantheon.compress import folder as folders
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.dependency import prune_edit
@@ -35,6 +34,7 @@ from pantheon.errors import (
     SchemaError,
     StoreError,
 )
+from pantheon.saving.checkpoint import load_weights
 
 HERE = "tests.unit.test_artifact"
 

@@ -12,10 +12,10 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pantheon.buffers import DTYPE_NAMES, TORCH_DTYPES, digest, dtype_name, from_raw, to_raw
 from pantheon.errors import ProtocolError, SchemaError
-from pantheon.messages import RawTensor
 from pantheon.schema import DTYPES
+from pantheon.wire.buffers import DTYPE_NAMES, TORCH_DTYPES, digest, dtype_name, from_raw, to_raw
+from pantheon.wire.messages import RawTensor
 
 shapes = st.lists(st.integers(0, 4), max_size=4).map(tuple)
 

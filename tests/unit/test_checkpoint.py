@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pantheon import checkpoint, copies, nested
 from pantheon.errors import DiskFullError, StoreError
+from pantheon.saving import checkpoint, copies, nested
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 STATES = st.dictionaries(
@@ -246,7 +246,7 @@ SAVES = """
 import sys
 from pathlib import Path
 import torch
-from pantheon import checkpoint
+from pantheon.saving import checkpoint
 
 while True:
     checkpoint.save(Path(sys.argv[1]), {"x": torch.ones(1 << 24)})

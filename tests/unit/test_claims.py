@@ -14,11 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pantheon import checkpoint
-from pantheon.buffers import from_raw
 from pantheon.errors import ManifestError, ProtocolError, SchemaError, ShardError, StoreError
 from pantheon.knowledge import Ragged
-from pantheon.messages import RawTensor
+from pantheon.saving import checkpoint
 from pantheon.schema import FieldSpec, KnowledgeSchema
 from pantheon.store.manifest import DumpInfo, Entry, Manifest, read_entry
 from pantheon.store.pack import make_entry, pack
@@ -28,7 +26,9 @@ from pantheon.topk import TopKLogits, TopKMixture
 from pantheon.transport import oip
 from pantheon.transport.oip_fields import bounded
 from pantheon.transport.oip_tensors import read_tensors
-from pantheon.wire import MAGIC, MAX_HEADER, unpack
+from pantheon.wire.buffers import from_raw
+from pantheon.wire.framing import MAGIC, MAX_HEADER, unpack
+from pantheon.wire.messages import RawTensor
 from tests.fuzz.shard import Bytes
 
 HUGE = (0, 1 << 40, 1 << 40)

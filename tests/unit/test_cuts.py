@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pantheon.cuts import Cuts
+from pantheon.delivery.cuts import Cuts
 
 SIZES = st.integers(1, 60)
 

@@ -17,8 +17,8 @@ from pantheon.compress.distil import Distil
 from pantheon.compress.stage import Outcome, Work
 from pantheon.config import OptimizerConfig
 from pantheon.stream import Parts
-from pantheon.training import Step
-from pantheon.training_settings import TrainingSettings
+from pantheon.training.history import Step
+from pantheon.training.settings import TrainingSettings
 
 SIZE = 20
 

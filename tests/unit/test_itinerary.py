@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pantheon import itinerary as module
 from pantheon.errors import DatasetError, IdOutOfRange
-from pantheon.itinerary import Itinerary, chosen_ids, joined
-from pantheon.order import Order
+from pantheon.sampling import itinerary as module
+from pantheon.sampling.itinerary import Itinerary, chosen_ids, joined
+from pantheon.sampling.order import Order
 
 
 @given(

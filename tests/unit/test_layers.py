@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from pantheon import Knowledge, Objective, Term
 from pantheon.errors import ConfigError, ModelError, SchemaError
-from pantheon.learner import Learner, Outputs
 from pantheon.losses import FSP, Aligned, FeatureMSE
-from pantheon.mutual import Mutual
-from pantheon.objective import call_student
 from pantheon.paths import module_at
-from pantheon.ramp import Ramp
-from pantheon.rehearsal import first_batch, learner_of, rehearse
-from pantheon.scorer import Scorer
-from pantheon.taps import Taps
+from pantheon.scoring.scorer import Scorer
+from pantheon.training.learner import Learner, Outputs
+from pantheon.training.mutual import Mutual
+from pantheon.training.objective import call_student
+from pantheon.training.ramp import Ramp
+from pantheon.training.rehearsal import first_batch, learner_of, rehearse
+from pantheon.training.taps import Taps
 from student_client import KnowledgeLoader
 
 

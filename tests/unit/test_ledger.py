@@ -2,9 +2,9 @@
 
 import pytest
 
+from pantheon.delivery.ledger import PATIENCE, Ledger
+from pantheon.delivery.poison import FORGIVEN
 from pantheon.errors import ConfigError
-from pantheon.ledger import PATIENCE, Ledger
-from pantheon.poison import FORGIVEN
 
 ROW = 4
 

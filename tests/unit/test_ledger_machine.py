@@ -4,8 +4,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from pantheon.ledger import Ledger
-from pantheon.order import Order
+from pantheon.delivery.ledger import Ledger
+from pantheon.sampling.order import Order
 from tests.unit.ledger_machine import LedgerMachine
 
 SETTINGS = settings(

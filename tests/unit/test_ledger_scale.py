@@ -3,7 +3,7 @@
 import tracemalloc
 from collections import deque
 
-from pantheon.ledger import Ledger
+from pantheon.delivery.ledger import Ledger
 
 HUGE = 10**8
 

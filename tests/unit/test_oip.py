@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pantheon.errors import ProtocolError
-from pantheon.messages import Message, Score, Scored
 from pantheon.transport import oip
 from pantheon.transport.oip_fields import MAX_VARINTS, bounded
 from pantheon.transport.oip_messages import (
@@ -26,6 +25,7 @@ from pantheon.transport.oip_messages import (
     write_scored,
 )
 from pantheon.transport.oip_tensors import MAX_TYPED, read_tensors
+from pantheon.wire.messages import Message, Score, Scored
 from tests.unit.test_wire import comparable, messages
 
 PROTO = Path(__file__).parents[2] / "proto"

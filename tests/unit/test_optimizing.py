@@ -10,7 +10,7 @@ from torch import nn
 
 from pantheon.config import OptimizerConfig
 from pantheon.errors import ConfigError
-from pantheon.optimizing import optimizer_from, schedule_from
+from pantheon.training.optimizing import optimizer_from, schedule_from
 
 
 def rates(epochs: int = 3, steps: int = 4, **settings: Any) -> list[float]:

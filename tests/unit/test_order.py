@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pantheon.errors import ConfigError, DatasetError
-from pantheon.order import Order
+from pantheon.sampling.order import Order
 
 WORLDS = [1, 2, 3, 4, 6, 12]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pantheon.errors import ConfigError, DatasetError
-from pantheon.order import MAX_SEED, MAX_SIZE, permute
+from pantheon.sampling.order import MAX_SEED, MAX_SIZE, permute
 
 GOLDEN = [
     (1, 0, 0, [0]),

@@ -33,10 +33,11 @@ def test_an_unknown_name_is_an_attribute_error(package: ModuleType) -> None:
     [
         "import pantheon",
         "import pantheon.cli",
-        "import pantheon.codec.parts, pantheon.schema, pantheon.messages, pantheon.store.manifest",
+        "import pantheon.codec.parts, pantheon.schema, pantheon.store.manifest",
+        "import pantheon.wire.messages, pantheon.config",
         "import pantheon.compress, pantheon.compress.config, pantheon.compress.report_page",
         "from pantheon.cli import app; app(['compress', '--help'], standalone_mode=False)",
-        "import pantheon.transport, pantheon.order, pantheon.ledger",
+        "import pantheon.transport, pantheon.sampling.order, pantheon.delivery.ledger",
         "from pantheon.cli import app; app(['--help'], standalone_mode=False)",
         "from pantheon.cli import app; app(['serve', '--help'], standalone_mode=False)",
     ],

@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pantheon import Checkpoint, checkpoint, copies
+from pantheon import Checkpoint
 from pantheon.errors import ConfigError, DiskFullError, ResumeMismatch, StoreError
-from pantheon.nested import checksum, pack
 from pantheon.ranks import Ranks
+from pantheon.saving import checkpoint, copies
+from pantheon.saving.nested import checksum, pack
 
 
 class Noisy:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from pantheon.lease import Ask, Assignment, Leases
-from pantheon.roster import LATE, PROBE, REST, UNKNOWN, Roster
-from pantheon.speed import Speed
+from pantheon.delivery.lease import Ask, Assignment, Leases
+from pantheon.delivery.roster import LATE, PROBE, REST, UNKNOWN, Roster
+from pantheon.delivery.speed import Speed
 
 NBYTES = 1000
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pantheon.errors import ConfigError, ResumeMismatch
-from pantheon.sample_stream import SampleStream
-from pantheon.scorer import Scorer
+from pantheon.sampling.sample_stream import SampleStream
+from pantheon.scoring.scorer import Scorer
 from pantheon.stream import Batch, KnowledgeStream
 from student_client import KnowledgeLoader
 

@@ -12,10 +12,10 @@ import torch
 from torch.utils.data import default_collate
 
 from pantheon.errors import ConfigError, DatasetError
-from pantheon.itinerary import Itinerary
-from pantheon.order import Order
-from pantheon.reading import Reader
-from pantheon.samples import Pairing, Samples, pinned, should_pin
+from pantheon.sampling.itinerary import Itinerary
+from pantheon.sampling.order import Order
+from pantheon.sampling.reading import Reader
+from pantheon.sampling.samples import Pairing, Samples, pinned, should_pin
 
 PAIRS = [(torch.tensor([float(i)]), i) for i in range(7)]
 DICTS = [{"text": [i, i], "label": i} for i in range(7)]

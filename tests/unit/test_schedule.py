@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pantheon.messages import Score
+from pantheon.wire.messages import Score
 from teacher_server.jobs import Job, Session
 from teacher_server.schedule import Schedule
 

@@ -24,9 +24,9 @@ from pantheon.errors import (
     SchemaError,
 )
 from pantheon.knowledge import Ragged, TopKLogits
-from pantheon.revision import model_revision
 from pantheon.schema import FieldSpec
-from pantheon.scorer import Scorer
+from pantheon.scoring.revision import model_revision
+from pantheon.scoring.scorer import Scorer
 from tests.integration.models import SIZE, WIDTH, Augmented, Vectors, net
 
 

@@ -12,9 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pantheon.buffers import from_raw, to_raw
 from pantheon.errors import RevisionMismatch, SchemaError
-from pantheon.itinerary import Stretch
+from pantheon.sampling.itinerary import Stretch
 from pantheon.schema import FieldSpec, KnowledgeSchema
 from pantheon.store import DumpInfo, KnowledgeReader, KnowledgeWriter
 from pantheon.store.arranged import Answer, arrange
@@ -23,6 +22,7 @@ from pantheon.store.cache import KnowledgeCache, cache_folder
 from pantheon.store.folder import Folder
 from pantheon.store.ranges import RangeFile
 from pantheon.store.table import PairTable
+from pantheon.wire.buffers import from_raw, to_raw
 from student_client.requests import Held, Request
 
 SCHEMA = KnowledgeSchema(

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from pantheon.errors import ResumeMismatch
-from pantheon.position import Position
-from pantheon.stream_state import Origin, Run, ids_fingerprint, restore, save
+from pantheon.sampling.position import Position
+from pantheon.sampling.stream_state import Origin, Run, ids_fingerprint, restore, save
 
 RUN = Run(global_batch=8, seed=3, shuffle=True, size=100, ids=None, drop_last=False, views=0)
 

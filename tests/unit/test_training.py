@@ -14,9 +14,9 @@ from pantheon import Knowledge, Objective, Term, Training
 from pantheon.demo.recipe import LabelledBatch
 from pantheon.errors import ConfigError, ResumeMismatch, StoreError
 from pantheon.losses import DKD, KLDivergence
-from pantheon.objective import IGNORE
 from pantheon.stream import BatchStream
-from pantheon.training import Epoch, Step
+from pantheon.training.history import Epoch, Step
+from pantheon.training.objective import IGNORE
 
 STEPS, ROWS = 5, 4
 

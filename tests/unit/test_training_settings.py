@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from pantheon import Knowledge, Objective, Term, Training
-from pantheon.average import Average
 from pantheon.config import LoopConfig, OptimizerConfig
 from pantheon.demo.recipe import LabelledBatch
 from pantheon.errors import ConfigError, ResumeMismatch
-from pantheon.learner import Learner
-from pantheon.objective import IGNORE
-from pantheon.optimizing import optimizer_from, schedule_from
-from pantheon.training import Step
-from pantheon.training_settings import TrainingSettings, settings_from
+from pantheon.training.average import Average
+from pantheon.training.history import Step
+from pantheon.training.learner import Learner
+from pantheon.training.objective import IGNORE
+from pantheon.training.optimizing import optimizer_from, schedule_from
+from pantheon.training.settings import TrainingSettings, settings_from
 from tests.unit.test_training import ROWS, STEPS, Killed, Stream, batch, both
 
 

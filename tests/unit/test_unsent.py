@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pantheon.messages import RawTensor, Scored
+from pantheon.wire.messages import RawTensor, Scored
 from teacher_server.jobs import PeerKey
 from teacher_server.unsent import STOP, Unsent
 

@@ -16,7 +16,7 @@ from examples.vision import data, held, patches, photographs, regions, views
 from pantheon import reference
 from pantheon.dataset import fingerprint
 from pantheon.errors import ConfigError, IdOutOfRange, StoreError
-from pantheon.reading import Reader
+from pantheon.sampling.reading import Reader
 
 SMALL: data.Arguments = {"classes": 4, "train": 5, "validation": 2, "test": 3}
 LOW, MIDDLE, HIGH = 0.0, 0.5, 1 - 2**-53

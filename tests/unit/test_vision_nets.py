@@ -14,7 +14,7 @@ from examples.vision.metrics import accuracy
 from examples.vision.nets.layers import ConvNet, DepthwiseConv, channels
 from pantheon import reference
 from pantheon.errors import ConfigError
-from pantheon.objective import IGNORE
+from pantheon.training.objective import IGNORE
 
 NETS = [getattr(nets, name) for name in nets.__all__]
 Build = Callable[..., ConvNet]

@@ -12,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pantheon.errors import ProtocolError, VersionMismatch
-from pantheon.messages import (
+from pantheon.schema import DTYPES, FieldSpec, KnowledgeSchema
+from pantheon.wire.fields import INT64
+from pantheon.wire.framing import MAGIC, MAX_HEADER, SEALED, Damaged, pack, unpack
+from pantheon.wire.messages import (
     Cancel,
     Goodbye,
     Heartbeat,
@@ -27,10 +30,7 @@ from pantheon.messages import (
     Status,
     Welcome,
 )
-from pantheon.schema import DTYPES, FieldSpec, KnowledgeSchema
-from pantheon.wire import MAGIC, MAX_HEADER, SEALED, Damaged, pack, unpack
-from pantheon.wire_fields import INT64
-from pantheon.wire_messages import COUNTS, describe, restore
+from pantheon.wire.plain import COUNTS, describe, restore
 
 numbers = st.integers(0, (1 << 63) - 1)
 names = st.text(max_size=40)

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pantheon.errors import ProtocolError
-from pantheon.messages import RawTensor, Score
-from pantheon.wire import Damaged, pack, unpack
-from pantheon.wire_messages import MAX_FRAMES
-from pantheon.wire_pieces import PIECE, from_pieces, to_pieces
+from pantheon.wire.framing import Damaged, pack, unpack
+from pantheon.wire.messages import RawTensor, Score
+from pantheon.wire.pieces import PIECE, from_pieces, to_pieces
+from pantheon.wire.plain import MAX_FRAMES
 
 payloads = st.lists(st.binary(max_size=40), max_size=6)
 

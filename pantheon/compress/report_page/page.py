@@ -12,12 +12,12 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
-from pantheon import whole_file
 from pantheon.compress.report_page.drawing import png
 from pantheon.compress.report_page.panels import Choice, sections
 from pantheon.compress.report_page.runs import Run
 from pantheon.compress.report_page.section import Picture, Section
 from pantheon.errors import ConfigError, StoreError
+from pantheon.saving import whole_file
 
 PAGE = "report.html"
 """The page's name in its folder; its pictures are ``report-*.png``."""

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pantheon.buffers import to_raw
 from pantheon.codec.api import compiled
 from pantheon.codec.base import SchemaCodec
 from pantheon.knowledge import Ragged, TopKLogits, Value
 from pantheon.schema import FieldSpec, KnowledgeSchema
+from pantheon.wire.buffers import to_raw
 from student_client.assemble import Piece, collect, masks
 
 ROWS = 23

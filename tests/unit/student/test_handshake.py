@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pantheon import errors
-from pantheon.messages import Refused, Welcome
 from pantheon.schema import FieldSpec, KnowledgeSchema
+from pantheon.wire.messages import Refused, Welcome
 from student_client.handshake import Agreement, check_together, refused_hello
 
 SCHEMA = KnowledgeSchema((FieldSpec("logits", "float32", (10,)),))

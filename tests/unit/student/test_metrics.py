@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pantheon.codec.api import compiled
 from pantheon.codec.parts import PartsCheck
-from pantheon.messages import Welcome
 from pantheon.schema import FieldSpec, KnowledgeSchema
+from pantheon.wire.messages import Welcome
 from student_client.known import CODES, KnownTeacher
 from student_client.metrics import LOADER, REPLICA, TEACHER, LoaderCollector, Table, health
 from student_client.stats import LoaderStats, ReplicaStats, TeacherStats

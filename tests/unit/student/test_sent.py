@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pantheon.errors import DatasetError
-from pantheon.reading import Reader
+from pantheon.sampling.reading import Reader
 from student_client.sent import inputs_digest
 
 SIZE = 1000

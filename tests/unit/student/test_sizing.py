@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pantheon.errors import ConfigError, UnsupportedScheme
-from pantheon.messages import Limits
 from pantheon.ranks import place
 from pantheon.schema import FieldSpec, KnowledgeSchema
+from pantheon.wire.messages import Limits
 from student_client.options import Options, for_teachers
 from student_client.sizing import REQUEST_BYTES, is_ragged, request_rows, row_bytes
 from student_client.sources import kind_of, open_sources

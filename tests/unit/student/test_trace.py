@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from pantheon.ledger import Assignment, Poisoned
+from pantheon.delivery.ledger import Assignment, Poisoned
 from pantheon.logs import JsonFormatter
-from pantheon.messages import Refused
+from pantheon.wire.messages import Refused
 from student_client.replica import Replica
 from student_client.trace import Trace
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from pantheon.buffers import to_raw
-from pantheon.ledger import Assignment
+from pantheon.delivery.ledger import Assignment
+from pantheon.wire.buffers import to_raw
 from student_client.verifying import Verifier, Verify
 
 

@@ -1,0 +1,1 @@
+"""Which samples are seen when, read by whom, and cut into which batches."""

@@ -1,0 +1,1 @@
+"""A model as a function from samples to knowledge."""
