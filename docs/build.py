@@ -33,6 +33,10 @@ img {{ max-width: 100% }}
 </style>
 <nav><a href="index.html">Pantheon</a> · <a href="design.html">Design</a> ·
 <a href="configuration.html">Configuration</a> ·
+<a href="compression.html">Compression</a> ·
+<a href="integrations.html">Integrations</a> ·
+<a href="cluster.html">Cluster</a> ·
+<a href="operations.html">Operations</a> ·
 <a href="security.html">Security</a> ·
 <a href="coming-from-paddleslim.html">Coming from PaddleSlim</a> ·
 <a href="api/index.html">API</a></nav>
@@ -77,7 +81,7 @@ def build(out: Path) -> None:
         body = markdown2.markdown(text, extras=EXTRAS)
         title = text.splitlines()[0].lstrip("# ")
         (out / f"{page.stem}.html").write_text(PAGE.format(title=title, body=body))
-    for picture in DOCS.glob("*.svg"):
+    for picture in (*DOCS.glob("*.svg"), *DOCS.glob("*.png")):
         shutil.copy(picture, out)
     pdoc.render.configure(docformat="google")
     pdoc.pdoc(*modules(), output_directory=out / "api")
