@@ -42,19 +42,26 @@ class Table:
         made = self._common(f"{row}-{seed}", seed)
         cross_entropy = [{"loss": "cross_entropy"}]
         if row in teachers:
-            epochs = teachers[row]["epochs"]
-            return made | _model(teachers[row]) | self._train(cross_entropy, epochs, "train")
+            asked = teachers[row]
+            trained = self._train(
+                cross_entropy, asked["epochs"], spec["train"] | {"lr": asked["lr"]}
+            )
+            return made | _model(asked) | trained
         if row == "B":
-            return made | _model(spec["student"]) | self._train(cross_entropy, spec["E"], "train")
+            return (
+                made
+                | _model(spec["student"])
+                | self._train(cross_entropy, spec["E"], spec["train"])
+            )
         made["artifact"] = str(RUNS / f"B-{seed}")
         if row in BASE:
             more = spec["plateau"]["epochs"] if row == "plateau" else 0
-            return made | self._train(cross_entropy, spec["F"] + more, "tune")
+            return made | self._train(cross_entropy, spec["F"] + more, spec["tune"])
         asked = spec["rows"][row]
         made["stream"]["teachers"] = {t: str(RUNS / f"knowledge-{t}") for t in asked["teachers"]}
         if len(asked["teachers"]) > 1:
             made["stream"]["merge"] = {"logits": "mean"}
-        return made | self._train(asked["losses"], spec["F"], "tune")
+        return made | self._train(asked["losses"], spec["F"], spec["tune"])
 
     def _common(self, name: str, seed: int) -> dict[str, Any]:
         return {
@@ -73,9 +80,9 @@ class Table:
             "threads": 1,
         }
 
-    def _train(self, losses: list[Any], epochs: int, how: str) -> dict[str, Any]:
+    def _train(self, losses: list[Any], epochs: int, optimizer: Any) -> dict[str, Any]:
         stage = {"stage": "distil", "losses": losses, "epochs": epochs, "every": 100}
-        return {"stages": [stage | {"optimizer": self.spec[how]}]}
+        return {"stages": [stage | {"optimizer": optimizer}]}
 
     def cells(self, seeds: int) -> list[list[tuple[str, int]]]:
         """All cells, in groups of which each needs those before it."""

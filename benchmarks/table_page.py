@@ -15,7 +15,7 @@ What the stages do to MobileNetV1 x 0.5 on real image regions, by `python -m ben
 whose settings are in `benchmarks/table.yaml` and whose records in `benchmarks/results/table`.
 Made from the records by `python -m benchmarks.table --write`.
 
-- **Data**: 100 regions of 17 photographs (`examples/vision`), 20,000 training views, 5,000 to
+- **Data**: 100 regions of 17 photographs (`examples/vision`), 10,000 training views, 5,000 to
   choose by, and 40,000 test views of shifts that no training view has. All rows use all labels.
 - **B** is trained {E} epochs. **B+** is B and {F} epochs more, with the schedule of the rows.
   Every row is B and {F} epochs of its own, from the same weights in the same order of samples,
