@@ -16,7 +16,7 @@ from pantheon.compress import folder as folders
 from pantheon.compress import registry, strict
 from pantheon.compress.registry import Edit
 from pantheon.compress.undo import Undoing, undone
-from pantheon.compress.weights import fill, update, weights_of
+from pantheon.compress.weights import fill, kinds_of, update, weights_of
 from pantheon.errors import ArtifactError, CompressionError, ConfigError, PantheonError
 from pantheon.quote import quoted
 from pantheon.saving import copies
@@ -54,6 +54,7 @@ class Artifact:
         self._model = model
         self._spoilt = ""
         self._edits: list[tuple[Edit, dict[str, Any]]] = []
+        self._kinds = kinds_of(model)
 
     @classmethod
     def make(cls, factory: str, args: Mapping[str, Any] | None = None, where: str = "") -> Artifact:
@@ -108,7 +109,7 @@ class Artifact:
             ConfigError: the edit does not fit the model, or could not be read back from JSON.
             CompressionError: the edit answers something else than a module.
         """
-        wire, undoing = registry.write(edit), Undoing()
+        wire, undoing, before = registry.write(edit), Undoing(), kinds_of(self.model)
         try:
             with undone(self.model) as undoing:
                 model = edit.apply(self.model)
@@ -125,6 +126,10 @@ class Artifact:
                 )
         self._model = model
         self._edits.append((edit, wire))
+        after = kinds_of(model)
+        # Of what the edit left alone, how it was made: the live model may be changed since.
+        made = {k: v for k, v in self._kinds.items() if k in after or k not in before}
+        self._kinds = made | {k: v for k, v in after.items() if v != before.get(k)}
 
     def save(self, folder: str | Path) -> None:
         """Write the artifact, over the one that is there.
@@ -133,10 +138,26 @@ class Artifact:
 
         Raises:
             ConfigError: the folder is a URL.
+            CompressionError: the model was changed without an edit, so that what is written could
+                not be loaded.
             StoreError: weights that safetensors cannot carry, or the disk refuses.
             DiskFullError: no space left; the old artifact is still there.
         """
-        folders.write(copies.local(folder), self._recipe(), weights_of(self.model))
+        place = copies.local(folder)
+        self._require_edited()
+        folders.write(place, self._recipe(), weights_of(self.model))
+
+    def _require_edited(self) -> None:
+        """Make sure that the factory and the edits make a model with these weights."""
+        found = kinds_of(self.model)
+        for name in {**self._kinds, **found}:
+            made, held = self._kinds.get(name), found.get(name)
+            if made != held:
+                raise CompressionError(
+                    f"{name} is {_kind(held)}, and the factory and the edits make it "
+                    f"{_kind(made)}: an artifact's structure and dtypes are changed by edits only; "
+                    "change it back, or do it with Artifact.edit"
+                )
 
     @classmethod
     def load(
@@ -201,6 +222,10 @@ class Artifact:
     def _recipe(self) -> dict[str, Any]:
         edits = [wire for _, wire in self._edits]
         return {"factory": self.factory, "args": self.args, "edits": edits}
+
+
+def _kind(kind: tuple[torch.dtype, torch.Size] | None) -> str:
+    return "absent" if kind is None else f"{kind[0]} of shape {list(kind[1])}"
 
 
 def _edits(wires: Any) -> Sequence[Edit]:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pantheon.errors import ArtifactError, StoreError
 from pantheon.paths import near
@@ -40,6 +41,20 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
             )
         pack(value, name, found)
     return found
+
+
+def kinds_of(model: nn.Module) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    """Dtype and shape of each tensor of a model's `state_dict` that has values by now.
+
+    Example:
+        >>> kinds_of(nn.Linear(2, 3, bias=False))
+        {'weight': (torch.float32, torch.Size([3, 2]))}
+    """
+    return {
+        name: (value.dtype, value.shape)
+        for name, value in model.state_dict(keep_vars=True).items()
+        if isinstance(value, Tensor) and not is_lazy(value)
+    }
 
 
 def update(state: Hash, tensors: Mapping[str, Tensor]) -> None:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -369,6 +370,27 @@ def test_what_safetensors_cannot_carry_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="weight is a UninitializedParameter"):
         made.save(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: m.head.half(), "head.weight is torch.float16 of shape [2, 2], and the factory"),
+        (lambda m: setattr(m, "head", nn.Linear(2, 5)), "head.weight is torch.float32 of shape [5"),
+        (lambda m: setattr(m, "norm", nn.BatchNorm2d(2)), "the edits make it absent"),
+        (lambda m: setattr(m, "head", nn.Identity()), "head.weight is absent"),
+    ],
+)
+def test_a_model_that_was_changed_without_an_edit_is_not_written(
+    artifact: Artifact, saved: Path, change: Callable[[nn.Module], Any], said: str
+) -> None:
+    change(artifact.model)
+    with pytest.raises(CompressionError, match=re.escape(said)):
+        artifact.save(saved)
+    artifact.edit(SelectChannels({"conv": {"out": [1]}}))  # Of what an edit did not touch too.
+    with pytest.raises(CompressionError, match=r"do it with Artifact\.edit"):
+        artifact.save(saved)
+    assert len(Artifact.load(saved).edits) == 2  # The one before is still there.
 
 
 # --- the folder
