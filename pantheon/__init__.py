@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pantheon.training.loop import Training as Training
     from pantheon.training.objective import Objective as Objective
     from pantheon.training.objective import Term as Term
+    from pantheon.training.settings import TrainingSettings as TrainingSettings
 
 __all__ = [
     "BFloat16",
@@ -68,6 +69,7 @@ __all__ = [
     "TopKLogits",
     "TopKMixture",
     "Training",
+    "TrainingSettings",
     "Weighted",
 ]
 
@@ -84,6 +86,7 @@ _HOMES = {
     "stream": ("KnowledgeStream",),
     "topk": ("TopKLogits", "TopKMixture"),
     "training.loop": ("Training",),
+    "training.settings": ("TrainingSettings",),
 }
 
 __getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -5,8 +5,9 @@ Names are imported when they are first used, so that `pantheon.codec.parts` need
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pantheon.exports import lazily
 
 if TYPE_CHECKING:
     from pantheon.codec.api import compiled as compiled
@@ -38,16 +39,6 @@ _HOMES = {
     "parts": ("PartSpec", "PartsCheck", "check_parts", "field_parts", "schema_parts"),
     "topk": ("TopK", "top_k"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = sorted(name for names in _HOMES.values() for name in names)
 
-__all__ = sorted(_HOME_OF)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazily(__name__, _HOMES)

@@ -1,23 +1,27 @@
-"""What Pantheon's own tests are made of, shipped for those who add a transport or a store."""
+"""What Pantheon's own tests are made of, shipped for those who add a transport or a store.
+
+Names are imported when they are first used: the suites need pytest, waiting for events does not.
+"""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pantheon.testing.events import expect, expect_from, next_event
+from pantheon.exports import lazily
 
 if TYPE_CHECKING:
-    from pantheon.testing.stores import StoreContract
-    from pantheon.testing.transports import TransportContract
-
-_SUITES = {"StoreContract": "stores", "TransportContract": "transports"}
+    from pantheon.testing.events import expect as expect
+    from pantheon.testing.events import expect_from as expect_from
+    from pantheon.testing.events import next_event as next_event
+    from pantheon.testing.stores import StoreContract as StoreContract
+    from pantheon.testing.transports import TransportContract as TransportContract
 
 __all__ = ["StoreContract", "TransportContract", "expect", "expect_from", "next_event"]
 
+_HOMES = {
+    "events": ("expect", "expect_from", "next_event"),
+    "stores": ("StoreContract",),
+    "transports": ("TransportContract",),
+}
 
-def __getattr__(name: str) -> Any:
-    # The suites need pytest; waiting for events does not.
-    if name in _SUITES:
-        return getattr(import_module(f"{__name__}.{_SUITES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazily(__name__, _HOMES)
