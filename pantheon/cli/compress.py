@@ -55,13 +55,15 @@ def compress(
 
 
 def _run(path: Path, config: PipelineConfig, resume: bool, json: bool, ranks: Ranks) -> None:
-    from pantheon.compress.pipeline import Pipeline
+    from pantheon.compress.pipeline import Pipeline, left_of
 
-    quiet = json or not ranks.first
-    with progress(hidden=quiet) as bar:
-        shown = _Shown(bar, path.stem, quiet)
-        with Pipeline.from_config(config, ranks=ranks, watcher=shown) as pipeline:
-            summary = pipeline.run(resume=resume)
+    summary = left_of(config, resume, ranks)
+    if summary is None:
+        quiet = json or not ranks.first
+        with progress(hidden=quiet) as bar:
+            shown = _Shown(bar, path.stem, quiet)
+            with Pipeline.from_config(config, ranks=ranks, watcher=shown) as pipeline:
+                summary = pipeline.run(resume=resume)
     if ranks.first:
         _tell(path, config, summary, json)
 

@@ -251,7 +251,7 @@ class Pipeline:
         report = StageReport(
             stage=stage.name,
             phase=stage.phase,
-            before=self._measured(kept, index - 1),
+            before=_measured(kept, index - 1),
             after=self._figures(artifact, kept, path),
             changed=digest != before,
             samples=outcome.samples,
@@ -276,25 +276,13 @@ class Pipeline:
             device=self.device,
         )
 
-    def _measured(self, kept: RunFolder, index: int) -> Figures:
-        """The figures of the artifact that a stage left, or that went in."""
-        if index < 0:
-            return figures_from(read_json(kept.original.parent / "figures.json"))
-        return StageReport.from_json(read_json(kept.report(index))).after
-
     def _finish(self, kept: RunFolder) -> Summary:
         """Read the test part, once, and sum up."""
         if self.ranks.first and not kept.summary.exists():
             last = kept.artifact(len(self.stages) - 1).relative_to(kept.path)
             write_json(kept.summary, {"artifact": str(last), "test": self._tested(kept)})
         self._together()
-        count = len(self.stages)
-        return Summary(
-            reports=tuple(StageReport.from_json(read_json(kept.report(i))) for i in range(count)),
-            original=self._measured(kept, -1),
-            test=read_json(kept.summary)["test"],
-            artifact=kept.artifact(count - 1),
-        )
+        return _summary(kept)
 
     def _tested(self, kept: RunFolder) -> dict[str, dict[str, float]]:
         metric = self.test_metric or self.metric
@@ -306,6 +294,41 @@ class Pipeline:
             name: read_metric(metric, Artifact.load(path, self.device).model, self.parts.test)
             for name, path in models.items()
         }
+
+
+def left_of(config: PipelineConfig, resume: bool, ranks: Ranks) -> Summary | None:
+    """What the run in a configuration's folder came to; None if it is not finished, or not begun.
+
+    Looked for before any teacher is brought about: a run that may not be gone on with is refused.
+
+    Raises:
+        ConfigError: the folder holds a run and `resume` is false.
+        ResumeMismatch: it holds another one.
+    """
+    kept = RunFolder(config.folder, [stage.name for stage in stages_from(config)])
+    if not kept.run.exists():
+        return None
+    if ranks.first:
+        kept.begin(resolved(config), resume)
+    return _summary(kept) if kept.summary.exists() else None
+
+
+def _summary(kept: RunFolder) -> Summary:
+    """What a finished run came to."""
+    count = len(kept.names)
+    return Summary(
+        reports=tuple(StageReport.from_json(read_json(kept.report(i))) for i in range(count)),
+        original=_measured(kept, -1),
+        test=read_json(kept.summary)["test"],
+        artifact=kept.artifact(count - 1),
+    )
+
+
+def _measured(kept: RunFolder, index: int) -> Figures:
+    """The figures of the artifact that a stage left, or that went in."""
+    if index < 0:
+        return figures_from(read_json(kept.original.parent / "figures.json"))
+    return StageReport.from_json(read_json(kept.report(index))).after
 
 
 def stage_seed(seed: int, index: int) -> int:

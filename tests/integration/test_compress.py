@@ -306,6 +306,17 @@ def test_a_run_is_not_gone_on_with_unasked_nor_with_other_settings(quick: str) -
     assert "stream.batch_size: 8 then, 16 now" in said
 
 
+def test_what_a_finished_run_came_to_is_told_again_without_its_teachers(quick: str) -> None:
+    Path("pipeline.yaml").write_text(quick)
+    told = CliRunner().invoke(app, ["compress", "pipeline.yaml", "--json"])
+    assert told.exit_code == 0, told.output
+    Path("teacher.yaml").unlink()
+    again = CliRunner().invoke(app, ["compress", "pipeline.yaml", "--resume", "--json"])
+    assert again.exit_code == 0, again.output
+    assert json.loads(again.stdout) == json.loads(told.stdout)
+    assert "run holds a run already" in wrong(quick)
+
+
 def test_a_run_that_failed_before_it_learned_anything_is_begun_anew(quick: str) -> None:
     assert "accuracy = nan" in wrong(quick, metric="metric: toys:nan")
     Path("pipeline.yaml").write_text(quick)
