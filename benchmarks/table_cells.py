@@ -34,6 +34,7 @@ class Table:
         text = SPEC.read_bytes()
         self.spec: dict[str, Any] = yaml.safe_load(text)
         self.digest = hashlib.sha256(text).hexdigest()
+        self.runs = RUNS / self.digest[:8]
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
 
     def pipeline(self, row: str, seed: int) -> dict[str, Any]:
@@ -53,19 +54,21 @@ class Table:
                 | _model(spec["student"])
                 | self._train(cross_entropy, spec["E"], spec["train"])
             )
-        made["artifact"] = str(RUNS / f"B-{seed}")
+        made["artifact"] = str(self.runs / f"B-{seed}")
         if row in BASE:
             more = spec["plateau"]["epochs"] if row == "plateau" else 0
             return made | self._train(cross_entropy, spec["F"] + more, spec["tune"])
         asked = spec["rows"][row]
-        made["stream"]["teachers"] = {t: str(RUNS / f"knowledge-{t}") for t in asked["teachers"]}
+        made["stream"]["teachers"] = {
+            t: str(self.runs / f"knowledge-{t}") for t in asked["teachers"]
+        }
         if len(asked["teachers"]) > 1:
             made["stream"]["merge"] = {"logits": "mean"}
         return made | self._train(asked["losses"], spec["F"], spec["tune"])
 
     def _common(self, name: str, seed: int) -> dict[str, Any]:
         return {
-            "folder": str(RUNS / name),
+            "folder": str(self.runs / name),
             "stream": {
                 "dataset": "examples.vision.data:patches",
                 "dataset_args": self.spec["data"],
@@ -110,10 +113,10 @@ class Table:
             return
         name = f"{row}-{seed}"
         made = self.pipeline(row, seed)
-        RUNS.mkdir(parents=True, exist_ok=True)
-        (RUNS / f"{name}.yaml").write_text(yaml.safe_dump(made, sort_keys=False))
-        with (RUNS / f"{name}.log").open("a") as log:
-            _pantheon("compress", str(RUNS / f"{name}.yaml"), "--resume", log=log)
+        self.runs.mkdir(parents=True, exist_ok=True)
+        (self.runs / f"{name}.yaml").write_text(yaml.safe_dump(made, sort_keys=False))
+        with (self.runs / f"{name}.log").open("a") as log:
+            _pantheon("compress", str(self.runs / f"{name}.yaml"), "--resume", log=log)
             if row in self.spec["teachers"]:
                 self._dump(row, log)
         self._write(row, seed, made)
@@ -121,18 +124,18 @@ class Table:
     def _dump(self, teacher: str, log: Any) -> None:
         asked = {
             "name": teacher,
-            "artifact": str(RUNS / f"{teacher}-0"),
+            "artifact": str(self.runs / f"{teacher}-0"),
             "dataset": "examples.vision.data:patches",
             "dataset_args": self.spec["data"],
             "schema": {"logits": "float16"},
             "threads": 1,
         }
-        path = RUNS / f"teacher-{teacher}.yaml"
+        path = self.runs / f"teacher-{teacher}.yaml"
         path.write_text(yaml.safe_dump(asked))
-        _pantheon("dump", str(path), str(RUNS / f"knowledge-{teacher}"), log=log)
+        _pantheon("dump", str(path), str(self.runs / f"knowledge-{teacher}"), log=log)
 
     def _write(self, row: str, seed: int, made: Mapping[str, Any]) -> None:
-        folder = RUNS / f"{row}-{seed}"
+        folder = self.runs / f"{row}-{seed}"
         report = json.loads((folder / "1-distil" / "report.json").read_text())
         test = json.loads((folder / "summary.json").read_text())["test"]["result"]
         RESULTS.mkdir(parents=True, exist_ok=True)

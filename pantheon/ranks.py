@@ -44,6 +44,16 @@ class Ranks:
         """Whether this one writes files and says how far the training is."""
         return self.rank == 0
 
+    def device(self, name: str) -> str:
+        """The device of this one: ``cuda`` is a GPU for each of several.
+
+        >>> Ranks().device("cuda"), Ranks(1, 2).device("cpu")
+        ('cuda', 'cpu')
+        """
+        if self.world == 1 or name != "cuda":
+            return name
+        return f"cuda:{os.environ.get('LOCAL_RANK', self.rank)}"
+
     def gather(self, values: Tensor) -> Tensor:
         """Every rank's `values`, ``[world, ...]``; of one shape and dtype, on the CPU."""
         if self.world == 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -61,10 +60,7 @@ def training_from(
 
 def _device(config: StudentConfig, ranks: Ranks) -> str:
     """The device to train on, if this machine has it; a GPU for each rank."""
-    device = config.device
-    if ranks.world > 1 and device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', ranks.rank)}"
     try:
-        return device_names(1, device=device)[0]
+        return device_names(1, device=ranks.device(config.device))[0]
     except ConfigError as error:
         raise ConfigError(f"{config.where('device')}: {error}") from None

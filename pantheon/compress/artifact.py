@@ -197,9 +197,10 @@ class Artifact:
     @classmethod
     def _rebuilt(cls, recipe: Mapping[str, Any], factories: Collection[str] | None) -> Artifact:
         factory = strict.text(recipe["factory"], "factory")
-        if factories is not None and factory not in factories:
+        allowed = [factories] if isinstance(factories, str) else factories
+        if allowed is not None and factory not in allowed:
             raise ConfigError(
-                f"its factory is {quoted(factory)}; allowed are {', '.join(factories) or 'none'}"
+                f"its factory is {quoted(factory)}; allowed are {', '.join(allowed) or 'none'}"
             )
         edits = _edits(recipe["edits"])
         artifact = cls.make(factory, strict.mapping(recipe["args"], "args"))

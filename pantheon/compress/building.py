@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,15 +15,19 @@ from pantheon.compress.config import (
     ExportConfig,
     PipelineConfig,
     RunConfig,
+    resolved,
 )
 from pantheon.compress.custom import Custom
 from pantheon.compress.distil import Distil
 from pantheon.compress.export import Export
-from pantheon.compress.run_folder import RunFolder, result_of
+from pantheon.compress.run_folder import GIVEN, RunFolder, result_of
 from pantheon.compress.stage import Stage
 from pantheon.config import load
 from pantheon.errors import ConfigError
 from pantheon.saving import checkpoint
+
+COUNTED = 1000
+"""Samples for which stages say their cost, to tell them apart by it."""
 
 
 def stages_from(config: PipelineConfig) -> list[Stage]:
@@ -38,21 +45,38 @@ def _stage(config: DistilConfig | ExportConfig | RunConfig) -> Stage:
             return Custom.from_config(config)
 
 
+def asked_of(
+    asked: Mapping[str, Any], artifact: Artifact, stages: Sequence[Stage], seed: int
+) -> dict[str, Any]:
+    """What a run was asked for, with what tells its artifact and stages from others."""
+    told = [[stage.name, stage.phase, asdict(stage.cost(COUNTED))] for stage in stages]
+    return {**asked, GIVEN: {"artifact": artifact.digest(), "stages": told, "seed": seed}}
+
+
 def artifact_from(config: PipelineConfig) -> Artifact:
     """The model that goes in."""
     if config.artifact is not None:
         return Artifact.load(result_of(config.artifact))
     assert config.model is not None  # The configuration has one of the two.
-    torch.manual_seed(config.seed)
-    artifact = Artifact.make(config.model, config.model_args, config.where("model"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        artifact = Artifact.make(config.model, config.model_args, config.where("model"))
     if config.weights is not None:
         checkpoint.fill(artifact.model, config.weights, config.where("weights"))
     return artifact
 
 
 def finished(config: PipelineConfig) -> bool:
-    """Whether its folder holds a run that came to its end."""
-    return RunFolder(config.folder, []).summary.exists()
+    """Whether its folder holds a run that came to its end.
+
+    Raises:
+        ResumeMismatch: it does, of a run that was asked for otherwise.
+    """
+    kept = RunFolder(config.folder, [])
+    if not kept.summary.exists():
+        return False
+    kept.check(resolved(config))
+    return True
 
 
 def needed(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, PipelineConfig]]:
@@ -60,6 +84,7 @@ def needed(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, Pipelin
 
     Raises:
         ConfigError: two that need each other.
+        ResumeMismatch: one is finished, and was asked for otherwise than its file says now.
     """
     path = path.resolve()
     if path in above:

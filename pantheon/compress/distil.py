@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -48,7 +49,7 @@ class Distil:
         >>> from pantheon.losses import KLDivergence
         >>> stage = Distil(losses=[Term("kl", KLDivergence(4.0), field="logits")], epochs=3)
         >>> stage.cost(samples=1000)
-        Cost(epochs=3, samples=3000, copies=8)
+        Cost(epochs=3, samples=3000, copies=10)
     """
 
     losses: Sequence[Term]
@@ -86,9 +87,10 @@ class Distil:
     def cost(self, samples: int) -> Cost:
         """Weights are kept in two checkpoints, with two moments each, and as the artifact.
 
-        An average of them is kept in both checkpoints too.
+        A third checkpoint is there while it is written. An average of the weights is kept in all
+        three; what peers and alignments weigh is not counted.
         """
-        copies = 8 if self.settings.ema is None else 10
+        copies = 10 if self.settings.ema is None else 13
         return Cost(self.epochs, self.epochs * samples, copies=copies)
 
     def check(self, model: nn.Module) -> None:
@@ -107,8 +109,9 @@ class Distil:
         stream = work.parts.train
         torch.manual_seed(work.seed)
         peers = [make() for make in self.peers]
-        learner = learner_of(artifact.model, self.losses, peers).to(work.device)
-        alone = Objective(self.losses)
+        losses = copy.deepcopy(self.losses)  # Those that learn begin anew in every run.
+        learner = learner_of(artifact.model, losses, peers).to(work.device)
+        alone = Objective(losses)
         objective: Any = alone
         if self.peers:
             objective = Mutual(alone, self.mutual, self.temperature, self.output)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -90,9 +91,8 @@ class Export:
         args, kwargs = _arguments(inputs)
         partial = file.with_name(f".{file.name}.partial")
         shapes = _dynamic(inputs) if self.dynamic_batch else None
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), _quiet("torch.onnx"):
             warnings.simplefilter("ignore")  # of the exporter about its own insides
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
             program = torch.onnx.export(
                 model,
                 args,
@@ -122,16 +122,18 @@ class Export:
         with torch.inference_mode():
             expected = [t.float().numpy() for t in _tensors(call_student(model, inputs))]
         found = session.run(None, feed)
-        scale = max(float(np.abs(e).max()) for e in expected) or 1.0
-        worst = max(float(np.abs(e - f).max()) for e, f in zip(expected, found, strict=True))
+        scale = float(np.max([np.abs(e).max() for e in expected])) or 1.0
+        apart = [np.abs(e - f).max() for e, f in zip(expected, found, strict=True)]
+        worst = float(np.max(apart))  # Unlike Python's own, NaN where one of them is.
         if not worst <= self.tolerance * scale:
             raise CompressionError(
                 f"{file}: ONNX Runtime's outputs differ from torch's by {worst:.3g}, with outputs "
                 f"up to {scale:.3g}; expected at most {self.tolerance:g} of that"
             )
-        rows = {name: value[:1] for name, value in feed.items()} if self.dynamic_batch else feed
+        rows = 1 if self.dynamic_batch else len(next(iter(feed.values())))
+        some = {name: value[:rows] for name, value in feed.items()}
         timed = latency_of(
-            lambda: session.run(None, rows), runtime="onnxruntime", rows=1, threads=1
+            lambda: session.run(None, some), runtime="onnxruntime", rows=rows, threads=1
         )
         return {
             "largest_difference": worst,
@@ -139,6 +141,18 @@ class Export:
             "bytes": file.stat().st_size,
             "latency": asdict(timed),
         }
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Let a logger say errors only, meanwhile."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

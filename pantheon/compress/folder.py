@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,6 @@ WEIGHTS = "weights.safetensors"
 LONGEST = 64 << 20
 """Bytes of ``artifact.json`` at most."""
 
-_PARTIAL = re.compile(rf"\.({re.escape(RECIPE)}|{re.escape(WEIGHTS)})\.[0-9a-f]{{8}}\.partial")
-
 
 def write(folder: Path, recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write an artifact over the one that may be there.
@@ -47,7 +44,7 @@ def write(folder: Path, recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]
     """
     with whole_file.refusals(f"the artifact {folder}", "free space and save it again"):
         folder.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
+        whole_file.sweep(folder, RECIPE, WEIGHTS)
         try:
             weights, digest = _written(folder, WEIGHTS, content(tensors, {"format": "pt"}))
             said = {"version": VERSION, **recipe, "weights_sha256": digest}
@@ -65,7 +62,7 @@ def write(folder: Path, recipe: Mapping[str, Any], tensors: Mapping[str, Tensor]
             os.replace(named, folder / RECIPE)
             whole_file.flush(folder)
         finally:
-            _sweep(folder)
+            whole_file.sweep(folder, RECIPE, WEIGHTS)
 
 
 def read(folder: Path) -> tuple[Mapping[str, Any], str]:
@@ -164,11 +161,3 @@ def _written(folder: Path, name: str, pieces: Iterable[bytes]) -> tuple[Path, st
 
     whole_file.create(path, seen())
     return path, state.hexdigest()
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a writer that was killed has left."""
-    for file in folder.iterdir():
-        if _PARTIAL.fullmatch(file.name):
-            with suppress(FileNotFoundError):
-                file.unlink()

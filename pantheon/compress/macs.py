@@ -14,9 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from pantheon.compress.evaluating import evaluating
 from pantheon.compress.inputs import rows
 from pantheon.errors import ConfigError
+from pantheon.training.evaluating import evaluating
 from pantheon.training.objective import call_student
 
 COUNTER = "torch.utils.flop_counter / 2, math attention"

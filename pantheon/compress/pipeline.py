@@ -6,14 +6,14 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pantheon.compress.artifact import Artifact
-from pantheon.compress.building import artifact_from, stages_from
+from pantheon.compress.building import artifact_from, asked_of, stages_from
 from pantheon.compress.config import PartedStreamConfig, PipelineConfig, resolved
 from pantheon.compress.figures import Measuring
 from pantheon.compress.order import check_stages
@@ -64,15 +64,16 @@ class Pipeline:
         artifact: the model that goes in.
         stages: what is done to it, in order.
         parts: the streams.
-        metric: called with a model in eval and inference mode and a stream of samples; answers
-            numbers by name.
+        metric: called with a model in evaluation mode, without gradients, and a stream of samples;
+            answers numbers by name.
         test_metric: the same for the test part; `metric` if left out.
         agreement: the field of the knowledge that the model's outputs are compared with.
         seed: of all that is random.
         device: where to compute.
         measuring: how latency is measured.
-        asked: what the run was asked for, in values that JSON can hold; a run is only gone on with
-            when it is the same.
+        asked: what else the run was asked for, in values that JSON can hold. A run is only gone on
+            with when that, the artifact, the seed and the stages' names, phases and costs are the
+            same.
         ranks: the processes that run it together.
         watcher: told how far it is.
         closing: called by `close`, besides closing the streams.
@@ -135,8 +136,6 @@ class Pipeline:
     ) -> Pipeline:
         """The pipeline of a configuration that was read; as `from_file`."""
         ranks = ranks or Ranks()
-        if config.threads:
-            torch.set_num_threads(config.threads)
         stages = stages_from(config)
         metric, tested = (
             None if name is None else resolve(name, config.where(key))
@@ -146,7 +145,10 @@ class Pipeline:
         check_stages(stages, artifact.model)  # Before teachers are brought about for it.
         opened: Any = streams or resolve(STREAMS)
         stack = ExitStack()
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
         parts = stack.enter_context(opened(config.stream, ranks))
+        if config.threads:  # After a teacher in this process, which may have set its own.
+            torch.set_num_threads(config.threads)
         return cls(
             folder=config.folder,
             artifact=artifact,
@@ -156,7 +158,7 @@ class Pipeline:
             test_metric=metric if tested is None else tested,
             agreement=config.agreement,
             seed=config.seed,
-            device=config.device,
+            device=ranks.device(config.device),
             measuring=Measuring(
                 threads=config.latency.threads,
                 batch=config.latency.batch,
@@ -177,12 +179,15 @@ class Pipeline:
             CompressionError: a stage that should change the model did not.
         """
         kept = RunFolder(self.folder, [stage.name for stage in self.stages])
+        start = self.parts.train.state_dict()
         if self.ranks.first:
-            kept.begin(self.asked, resume)
+            kept.begin(asked_of(self.asked, self.artifact, self.stages, self.seed), resume)
             self._begin(kept)
         self._together()
         for index in range(len(self.stages)):
             if not kept.done(index):
+                # Each stage begins where the stream did, whether those before it ran just now.
+                self.parts.train.load_state_dict(start)
                 self._stage(kept, index)
             self._together()
         return self._finish(kept)
@@ -222,7 +227,7 @@ class Pipeline:
         began = time.perf_counter()
         work = Work(
             folder=folder,
-            parts=self.parts,
+            parts=replace(self.parts, test=None),
             metric=self.metric,
             seed=stage_seed(self.seed, index),
             device=self.device,
@@ -243,6 +248,11 @@ class Pipeline:
         outcome.artifact.save(path)
         artifact = Artifact.load(path, self.device)
         digest = artifact.digest()
+        if not stage.changes and digest != before:
+            raise CompressionError(
+                f"stage {stage.name!r} is to {stage.phase} and changed the model; give it the "
+                "phase that says what it does, or have it answer the artifact as it was"
+            )
         if stage.changes and digest == before:
             raise CompressionError(
                 f"stage {stage.name!r} left the model as it was, and should have changed it; look "
@@ -305,11 +315,13 @@ def left_of(config: PipelineConfig, resume: bool, ranks: Ranks) -> Summary | Non
         ConfigError: the folder holds a run and `resume` is false.
         ResumeMismatch: it holds another one.
     """
-    kept = RunFolder(config.folder, [stage.name for stage in stages_from(config)])
+    stages = stages_from(config)
+    kept = RunFolder(config.folder, [stage.name for stage in stages])
     if not kept.run.exists():
         return None
     if ranks.first:
-        kept.begin(resolved(config), resume)
+        asked = asked_of(resolved(config), artifact_from(config), stages, config.seed)
+        kept.begin(asked, resume)
     return _summary(kept) if kept.summary.exists() else None
 
 

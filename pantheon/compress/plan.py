@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pantheon.compress.building import artifact_from, stages_from
+from torch import nn
+
+from pantheon.compress.building import artifact_from, finished, stages_from
 from pantheon.compress.config import PipelineConfig
-from pantheon.compress.order import check_order
+from pantheon.compress.order import check_stages
 from pantheon.compress.parts import part_ids
 from pantheon.compress.run_folder import RunFolder
-from pantheon.config import SourceConfig
+from pantheon.config import SourceConfig, load
 from pantheon.dataset import check_map_style
-from pantheon.reference import call
+from pantheon.reference import call, resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,15 @@ def plan_of(path: Path, config: PipelineConfig) -> Plan:
         ConfigError: whatever building the pipeline would raise, its order of stages included.
     """
     stages = stages_from(config)
-    check_order([(stage.name, stage.phase) for stage in stages])
+    model = model_to_come(config)
+    check_stages(stages, model)
+    for key, name in (("metric", config.metric), ("test_metric", config.test_metric)):
+        if name is not None:
+            resolve(name, config.where(key))
     stream = config.stream
     dataset = call(stream.dataset, stream.dataset_args, stream.where("dataset"))
     size = check_map_style(dataset)
     parts = {name: len(ids) for name, ids in part_ids(stream, dataset).items()} or {"train": size}
-    model = artifact_from(config).model
     weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     kept = RunFolder(config.folder, [stage.name for stage in stages])
     costs = [stage.cost(parts["train"]) for stage in stages]
@@ -99,6 +104,19 @@ def plan_of(path: Path, config: PipelineConfig) -> Plan:
             for i, (s, c) in enumerate(zip(stages, costs, strict=True))
         ),
     )
+
+
+def model_to_come(config: PipelineConfig) -> nn.Module:
+    """The model that goes in; where a pipeline that it needs is to leave it, what goes into that.
+
+    Stages of that one which change structures are not known by what they leave.
+    """
+    wanted = config.artifact and config.artifact.resolve()
+    for path in config.needs:
+        need = load(path, PipelineConfig)
+        if need.folder.resolve() == wanted and not finished(need):
+            return model_to_come(need)
+    return artifact_from(config).model
 
 
 def _how(given: Any) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pantheon.errors import ConfigError, ResumeMismatch, StoreError
+from pantheon.errors import CompressionError, ConfigError, ResumeMismatch, StoreError
 from pantheon.saving import whole_file
 
 VERSION = 1
@@ -30,13 +30,25 @@ ELSEWHERE = ("folder", "needs", "stream.patience", "stream.http", "stream.cache_
 """Settings that may change when a run is gone on with: the result is the same."""
 
 
+GIVEN = "given"
+"""Where a run is told apart by its artifact and stages, among what it was asked for."""
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a file so that there is always a whole one, the old or the new.
 
     Raises:
+        CompressionError: a value that JSON cannot hold.
         StoreError: the disk refuses.
     """
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    whole_file.sweep(path.parent, path.name)
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CompressionError(
+            f"{path} cannot be written: {error}; figures are finite numbers, texts, lists and "
+            "mappings, no arrays or tensors"
+        ) from error
     with whole_file.refusals(str(path), "free space and go on with --resume"):
         whole_file.write(path, text.encode())
 
@@ -112,6 +124,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot make the folder {self.path}: {error.strerror}") from error
+        whole_file.sweep(self.path, self.run.name, self.summary.name)
         if self.run.exists() and not self._begun():
             # Nothing was learned yet: whatever was wrong with it, this is another run.
             shutil.rmtree(self.original.parent, ignore_errors=True)
@@ -131,21 +144,30 @@ class RunFolder:
                 f"{self.path} holds a run already; go on with it (--resume), or remove it or give "
                 "another folder to begin anew"
             )
-        self._check(asked)
+        self.check(asked)
 
     def _begun(self) -> bool:
         """Whether any stage has left anything."""
         stages = [p for p in self.path.iterdir() if p.is_dir() and p != self.original.parent]
         return any(any(stage.iterdir()) for stage in stages)
 
-    def _check(self, asked: Mapping[str, Any]) -> None:
+    def check(self, asked: Mapping[str, Any]) -> None:
+        """Make sure that the run in the folder was asked for like that.
+
+        Args:
+            asked: without what it was given (`GIVEN`), that is not compared.
+
+        Raises:
+            ResumeMismatch: says what differs.
+        """
         kept = read_json(self.run)
         if kept.get("version") != VERSION:
             raise ResumeMismatch(
                 f"{self.run} has version {kept.get('version')!r}; this release goes on with "
                 f"version {VERSION} only"
             )
-        found = list(differences(kept.get("asked", {}), json.loads(json.dumps(asked))))
+        then = {k: v for k, v in kept.get("asked", {}).items() if k != GIVEN or GIVEN in asked}
+        found = list(differences(then, json.loads(json.dumps(asked))))
         if found:
             raise ResumeMismatch(
                 f"{self.path} holds a run that was asked for otherwise:\n"

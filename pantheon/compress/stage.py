@@ -14,6 +14,7 @@ from pantheon.compress.watcher import Watcher
 from pantheon.errors import ConfigError
 from pantheon.ranks import Ranks
 from pantheon.stream import BatchStream, KnowledgeStream, Parts
+from pantheon.training.evaluating import evaluating
 
 if TYPE_CHECKING:
     from pantheon.compress.artifact import Artifact
@@ -23,7 +24,7 @@ Phase = Literal["analyse", "search", "prune", "train", "quantize", "export"]
 """What a stage does to a model, for the rules of order."""
 
 Metric = Callable[[nn.Module, BatchStream], Mapping[str, float]]
-"""The user's own measure: called with a model in eval and inference mode, and samples."""
+"""The user's own measure: called with a model in evaluation mode, gradients off, and samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,19 +117,13 @@ class Cost:
 
 
 def read_metric(metric: Metric, model: nn.Module, stream: KnowledgeStream) -> dict[str, float]:
-    """The user's metric of a model, in eval and inference mode, on a stream's samples.
+    """The user's metric of a model, in evaluation mode, on a stream's samples.
 
     Raises:
         ConfigError: it answers something else than finite numbers by name.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.inference_mode():
-            found = metric(model, stream.samples())
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(model):
+        found = metric(model, stream.samples())
     return check_metric(found, getattr(metric, "__qualname__", type(metric).__name__))
 
 

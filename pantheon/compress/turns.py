@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pantheon.compress import inputs as given
-from pantheon.compress.evaluating import evaluating
+from pantheon.training.evaluating import evaluating
 from pantheon.training.objective import call_student
 
 EAGER = "torch"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -44,6 +45,23 @@ def write(path: Path, data: bytes) -> None:
 def beside(path: Path) -> Path:
     """A name for a file that will be put at `path`, which no other writer takes."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+
+
+def sweep(folder: Path, *names: str) -> None:
+    """Remove what writers of files of these names have left who were killed.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> beside(folder / "run.json").touch()
+        >>> sweep(folder, "run.json"), list(folder.iterdir())
+        (None, [])
+    """
+    every = "|".join(map(re.escape, names))
+    left = re.compile(rf"\.({every})\.[0-9a-f]{{8}}{re.escape(PARTIAL)}")
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if left.fullmatch(file.name):
+            file.unlink(missing_ok=True)
 
 
 def create(path: Path, pieces: Iterable[bytes]) -> None:

@@ -236,7 +236,7 @@ class Training:
             return {}
         self.model.eval()
         model = self.final_model.eval()
-        with torch.inference_mode():
+        with torch.no_grad():  # What a module keeps from an inference could not be trained with.
             return {name: float(value) for name, value in self.evaluate(model).items()}
 
     def save(self) -> None:

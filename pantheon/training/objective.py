@@ -80,11 +80,6 @@ class Term:
     def __call__(self, outputs: Any, batch: Batch, epoch: float = 0.0) -> Tensor:
         """The weighted loss over the rows that are real, answered and (for targets) labelled."""
         student = self._student(outputs)
-        if (self.field is None or self.labelled) and batch.targets is None:
-            raise ConfigError(
-                f"the loss {self.name!r} needs targets, but the dataset gives none; let dataset[i] "
-                "be a pair of input and target, or leave this loss out"
-            )
         rows = self._rows(batch)
         against = [batch.knowledge[f] for f in self.fields] or [batch.targets]
         extra = (batch.targets,) if self.labelled else ()
@@ -120,9 +115,15 @@ class Term:
         keep = batch.mask
         for field in self.fields:
             keep = keep & batch.knowledge.mask[field]
-        if (self.field is None or self.labelled) and not batch.targets.is_floating_point():
-            unlabelled = batch.targets == IGNORE
-            keep = keep & ~unlabelled.reshape(len(keep), -1).all(dim=1).to(keep.device)
+        if self.field is None or self.labelled:
+            if batch.targets is None:
+                raise ConfigError(
+                    f"the loss {self.name!r} needs targets, but the dataset gives none; let "
+                    "dataset[i] be a pair of input and target, or leave this loss out"
+                )
+            if not batch.targets.is_floating_point():
+                unlabelled = batch.targets == IGNORE
+                keep = keep & ~unlabelled.reshape(len(keep), -1).all(dim=1).to(keep.device)
         return None if bool(keep.all()) else keep.nonzero().squeeze(1).to(batch.ids.device)
 
 

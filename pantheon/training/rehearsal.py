@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pantheon.errors import ConfigError
 from pantheon.losses import Aligned
 from pantheon.stream import Batch, BatchStream
 from pantheon.training.learner import Learner
@@ -35,7 +36,9 @@ def rehearse(
     objective: Callable[[Any, Batch], Mapping[str, Tensor]],
     stream: BatchStream,
 ) -> None:
-    """Make the alignments that a learner's losses need, from the losses of the next batch.
+    """Make the alignments that a learner's losses need, from the losses of the next batches.
+
+    The next batch is enough, unless none of its rows count for one of the losses.
 
     Called before the optimizer is made, so that they are trained too; does nothing where there are
     none. Nothing is learned, no batch norm sees the batch, and the stream stands where it did.
@@ -43,19 +46,30 @@ def rehearse(
     Raises:
         PantheonError: whatever a step of the training would raise, such as shapes that no
             alignment brings together.
+        ConfigError: an epoch has no row that counts for one of the losses.
     """
-    if not len(learner.losses):
+    aligned = [loss for loss in learner.losses if isinstance(loss, Aligned)]
+    if not aligned:
         return
-    batch = first_batch(stream)
-    batch = batch.to(next((p.device for p in learner.parameters()), torch.device("cpu")))
+    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    state = stream.state_dict()
     learner.eval()
     learner.rehearsing = True
     try:
         with torch.no_grad():
-            objective(call_student(learner, batch.inputs), batch)
+            for batch in stream:
+                batch = batch.to(device)
+                objective(call_student(learner, batch.inputs), batch)
+                if all(len(loss.aligns) for loss in aligned):
+                    return
+        raise ConfigError(
+            "a loss with align has no rows to learn from in a whole epoch: none is answered by its "
+            "teacher and, where it needs targets, labelled; leave it out"
+        )
     finally:
         learner.rehearsing = False
         learner.train()
+        stream.load_state_dict(state)
 
 
 def first_batch(stream: BatchStream) -> Batch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +15,14 @@ from typing import Any
 
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
 from pantheon.cli import app
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.pipeline import Pipeline
+from pantheon.errors import ResumeMismatch
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,6 +66,29 @@ def late(dataset):
 
 def untouched(artifact, work):
     return artifact
+
+
+def shifted(artifact, work):
+    with torch.no_grad():
+        artifact.model[0].bias += 1
+    return artifact
+
+
+class Cached(nn.Module):
+    # Keeps a table that grows with the batch, as models keep those of positions.
+    def __init__(self):
+        super().__init__()
+        self.layer, self.table = nn.Linear(6, 2), torch.ones(0, 1)
+
+    def forward(self, x):
+        if len(self.table) < len(x):
+            self.table = x.sum(1, keepdim=True) * 0 + 1
+        return self.layer(x) * self.table[:len(x)]
+
+
+def whole(model, stream):
+    x = torch.cat([b.inputs for b in stream])
+    return {"mean": model(x).mean().item()}
 """
 
 TEACHER = """
@@ -159,6 +185,7 @@ def test_a_pipeline_killed_in_every_stage_ends_with_the_same_bits(here: Path) ->
     run = here / "run"
     points = [
         run / "1-distil" / "training.safetensors",
+        run / "1-distil" / "report.json",  # Between two stages, the second without a checkpoint.
         run / "2-tune" / "training.safetensors",
         run / "3-export" / "model.onnx",
     ]
@@ -293,6 +320,11 @@ def test_a_stage_that_changed_nothing_is_refused(quick: str) -> None:
     assert "stage 'thin' left the model as it was" in wrong(quick, stages=stages)
 
 
+def test_a_stage_that_changed_what_it_only_looks_at_is_refused(quick: str) -> None:
+    stages = "stages:\n  - {stage: run, run: toys:shifted, phase: analyse, name: look}\n"
+    assert "stage 'look' is to analyse and changed the model" in wrong(quick, stages=stages)
+
+
 def test_a_run_is_not_gone_on_with_unasked_nor_with_other_settings(quick: str) -> None:
     short = quick.replace("epochs: 3", "epochs: 1")
     Path("pipeline.yaml").write_text(short)
@@ -348,6 +380,48 @@ def test_what_a_pipeline_needs_is_run_first_and_its_artifact_taken(quick: str) -
     assert "first, distil" not in again.output
 
 
+def test_what_another_run_left_is_told_by_its_weights_and_by_what_it_was_asked_for(
+    quick: str,
+) -> None:
+    first = quick.replace("folder: run", "folder: first").split("  - stage: distil\n    name")[0]
+    Path("first.yaml").write_text(first)
+    then = quick.replace("folder: run", "folder: run\nneeds: [first.yaml]")
+    then = then.replace("model: toys:net", "artifact: first")
+    stages = "stages:\n  - {stage: distil, losses: [{loss: cross_entropy}]}\n"
+    text = then.split("stages:")[0] + stages
+    Path("pipeline.yaml").write_text(text)
+    plan = CliRunner().invoke(app, ["compress", "pipeline.yaml", "--dry-run"])
+    assert plan.exit_code == 0, plan.output  # Though what goes in is not there yet.
+    assert not Path("first").exists()
+    assert CliRunner().invoke(app, ["compress", "pipeline.yaml"]).exit_code == 0
+    Path("first.yaml").write_text(first.replace("threads: 1", "threads: 1\nseed: 9"))
+    stale = CliRunner().invoke(app, ["compress", "pipeline.yaml", "--resume"])
+    assert "seed: 0 then, 9 now" in " ".join(stale.stderr.split())
+    shutil.rmtree("first")
+    again = CliRunner().invoke(app, ["compress", "pipeline.yaml", "--resume"])
+    assert "given.artifact: '" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [("layer", 'layer: "no"', "'no'"), ("metric", "metric: toys:nothing", "nothing")],
+)
+def test_a_plan_finds_what_a_run_would(quick: str, old: str, new: str, said: str) -> None:
+    Path("pipeline.yaml").write_text(quick.replace(KEYS[old], new))
+    told = CliRunner().invoke(app, ["compress", "pipeline.yaml", "--dry-run"])
+    assert told.exit_code == 2
+    assert said in told.stderr
+
+
+def test_what_a_metric_makes_a_model_keep_can_be_trained_with(quick: str) -> None:
+    stages = "stages:\n  - {stage: distil, epochs: 2, losses: [{loss: cross_entropy}]}\n"
+    text = quick.split("stages:")[0] + stages
+    text = text.replace("toys:net", "toys:Cached").replace("toys:accuracy", "toys:whole")
+    Path("pipeline.yaml").write_text(text)
+    told = CliRunner().invoke(app, ["compress", "pipeline.yaml"])
+    assert told.exit_code == 0, told.output
+
+
 def test_students_learn_from_each_other_and_one_is_kept(quick: str) -> None:
     peers = "peers: [{model: toys:net, model_args: {width: 12}}]"
     stages = f"stages:\n  - {{stage: distil, losses: [{{loss: cross_entropy}}], {peers}}}\n"
@@ -375,6 +449,23 @@ def test_two_ranks_run_a_pipeline_together(here: Path) -> None:
     assert distil["figures"]["ranks"] == 2
     assert distil["samples"] == 3 * 64
     assert export["files"] == {"onnx": "3-export/model.onnx"}
+
+
+def test_a_pipeline_from_python_goes_on_with_its_own_run_only(quick: str) -> None:
+    threads = torch.get_num_threads()
+    Path("pipeline.yaml").write_text(quick.replace("threads: 1", "threads: 3"))
+    with Pipeline.from_file("pipeline.yaml") as pipeline:
+        assert torch.get_num_threads() == 3
+        pipeline.asked = {}
+        pipeline.run()
+        assert pipeline.run(resume=True).reports[0].history
+        pipeline.seed = 1
+        with pytest.raises(ResumeMismatch, match=r"given\.seed: 0 then, 1 now"):
+            pipeline.run(resume=True)
+        pipeline.seed, pipeline.artifact = 0, Artifact.make("toys:net", {"width": 9})
+        with pytest.raises(ResumeMismatch, match=r"given\.artifact: "):
+            pipeline.run(resume=True)
+    assert torch.get_num_threads() == threads
 
 
 def test_a_pipeline_is_run_from_python_as_by_the_command(quick: str) -> None:

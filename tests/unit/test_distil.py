@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -16,8 +18,12 @@ from pantheon.compress.config import DistilConfig
 from pantheon.compress.distil import Distil
 from pantheon.compress.stage import Outcome, Work
 from pantheon.config import OptimizerConfig
+from pantheon.errors import ConfigError
+from pantheon.losses import Aligned
+from pantheon.sampling.batch import Batch
 from pantheon.stream import Parts
 from pantheon.training.history import Step
+from pantheon.training.objective import IGNORE
 from pantheon.training.settings import TrainingSettings
 
 SIZE = 20
@@ -96,4 +102,50 @@ def test_a_stage_takes_its_settings_from_its_configuration() -> None:
     }
     made = Distil.from_config(DistilConfig.model_validate(said))
     assert made.settings == TrainingSettings(accumulate=2, ema=0.5, clip_norm=2)
-    assert made.cost(10).copies == 10
+    assert made.cost(10).copies == 13
+
+
+class Late:
+    """A stream whose first batch has no labelled row."""
+
+    def __init__(self, stream: SampleStream, labelled: int) -> None:
+        self.stream, self.labelled = stream, labelled
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, batch in enumerate(self.stream):
+            known = batch.targets if number >= self.labelled else torch.full_like(batch.targets, -1)
+            targets = torch.where(known < 0, IGNORE, known)
+            yield Batch(batch.inputs, targets, batch.knowledge, batch.mask)
+
+
+def aligned() -> Distil:
+    """A stage whose only loss is aligned, and counts labelled rows only."""
+    hint = Aligned(lambda ours, theirs: (ours - theirs.float()).square().mean())
+    return Distil(losses=[Term("hint", hint)], optimizer=OptimizerConfig(name="sgd", lr=0.1))
+
+
+def run_on(folder: Path, stage: Distil, labelled: int = 0) -> Outcome:
+    torch.manual_seed(3)
+    artifact = Artifact.make("torch.nn:Linear", {"in_features": 3, "out_features": 2})
+    data = TensorDataset(torch.randn(SIZE, 3), torch.randint(0, 2, (SIZE, 5)))
+    stream: Any = Late(SampleStream(data, 10), labelled)
+    return stage.run(artifact, Work(folder, Parts(stream), watcher=Watcher()))  # type: ignore[arg-type]
+
+
+def test_an_alignment_is_made_of_the_first_batch_that_has_rows(tmp_path: Path) -> None:
+    stage = aligned()
+    kept = [run_on(tmp_path / str(i), stage, labelled=1) for i in range(2)]
+    trained = load_file(tmp_path / "0" / "training.safetensors")
+    assert [n for n in trained if "aligns" in n and "exp" not in n]  # In the learner's state.
+    assert torch.equal(weights(kept[0]), weights(kept[1]))  # It begins anew each time.
+
+
+def test_an_alignment_that_no_row_would_train_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no rows to learn from in a whole epoch"):
+        run_on(tmp_path, aligned(), labelled=2)
