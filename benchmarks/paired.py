@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ class Difference:
     Args:
         mean: over seeds and regions.
         sd: of the seeds' means.
-        low, high: 95 % confidence over seeds and regions.
+        low, high: 95 % confidence over seeds and photographs.
         seeds: how many.
     """
 
@@ -41,19 +42,24 @@ class Difference:
         return "missed" if self.high < target else "not resolved"
 
 
-def compare(row: Accuracies, baseline: Accuracies) -> Difference:
+def compare(
+    row: Accuracies, baseline: Accuracies, photographs: Sequence[int] | None = None
+) -> Difference:
     """How much better a row is than a baseline, paired by seed and region.
 
-    Seeds and regions are two crossed samples of what there could be. The variance of the mean is
-    that of a two-way random-effects model without interaction bias (the pigeonhole estimate of
-    Owen, "The Pigeonhole Bootstrap", Annals of Applied Statistics 2007, which errs on the wide
-    side), with Student's t for as many degrees of freedom as there are seeds but one.
+    Seeds and photographs are two crossed samples of what there could be, and regions of one
+    photograph are alike. The variance of the mean is the sum of both samples' (the pigeonhole
+    estimate of Owen, "The Pigeonhole Bootstrap", Annals of Applied Statistics 2007, which errs on
+    the wide side), that of photographs from the sums of their regions. Student's t has the degrees
+    of freedom of Satterthwaite, "An Approximate Distribution of Estimates of Variance Components",
+    1946.
 
     Args:
         row, baseline: percent, ``[seeds, regions]``, of the same seeds in the same order.
+        photographs: of which each region is; each of its own if left out.
 
     Raises:
-        ValueError: shapes that differ, or fewer than two seeds or regions.
+        ValueError: shapes that differ, or fewer than two seeds or photographs.
 
     Example:
         >>> found = compare(np.array([[52.0, 61.0], [51.0, 60.0]]), np.array([[50.0, 60.0]] * 2))
@@ -67,10 +73,20 @@ def compare(row: Accuracies, baseline: Accuracies) -> Difference:
         )
     differences = row - baseline
     seeds, regions = differences.shape
-    by_seed, by_region = differences.mean(axis=1), differences.mean(axis=0)
-    variance = by_seed.var(ddof=1) / seeds + by_region.var(ddof=1) / regions
-    margin = stats.t.ppf(0.975, seeds - 1) * np.sqrt(variance)
-    mean = float(differences.mean())
-    return Difference(
-        mean, float(by_seed.std(ddof=1)), mean - float(margin), mean + float(margin), seeds
+    by_seed, mean = differences.mean(axis=1), float(differences.mean())
+    _, where = np.unique(
+        range(regions) if photographs is None else photographs, return_inverse=True
     )
+    sums = np.bincount(where, differences.mean(axis=0) - mean)
+    if len(where) != regions or len(sums) < 2:
+        raise ValueError(
+            f"{len(where)} regions of {len(sums)} photographs; expected {regions} of 2"
+        )
+    variances = np.array([by_seed.var(ddof=1) / seeds, sums.var(ddof=1) * len(sums) / regions**2])
+    free = np.array([seeds - 1, len(sums) - 1])
+    variance = variances.sum()
+    margin = 0.0
+    if variance > 0:
+        freedom = variance**2 / (variances**2 / free).sum()
+        margin = float(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
+    return Difference(mean, float(by_seed.std(ddof=1)), mean - margin, mean + margin, seeds)

@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from benchmarks.paired import Accuracies, Difference, compare
+from examples.vision.regions import regions
 from pantheon.compress.run_folder import write_json
 
 ROOT = Path(__file__).parents[1]
@@ -188,7 +189,7 @@ def difference(table: Table, row: str, baseline: str) -> Difference | None:
         np.array([ours[s] for s in seeds]),
         np.array([theirs[s] for s in seeds]),
     )
-    return compare(*pair)
+    return compare(*pair, [region.photograph for region in regions(len(pair[0][0]))])
 
 
 def better(table: Table) -> str:

@@ -22,8 +22,9 @@ Made from the records by `python -m benchmarks.table --write`.
   takes the last checkpoint, and is compared with the better of B and B+, paired by seed. The
   test part is read once for each cell.
 - A difference is in points of top-1, with the standard deviation over seeds and a confidence
-  interval of 95 % over seeds and regions (`benchmarks/paired.py`). A row is *met* if that lies
-  at or above its target, *missed* if below, else *not resolved*.
+  interval of 95 % over seeds and photographs (`benchmarks/paired.py`). A row is *met* if that lies
+  at or above its target, *missed* if below, else *not resolved*. Teachers are trained once: what
+  another seed of theirs would change is in no interval.
 - The targets are PaddleSlim's own differences. Theirs are ImageNet's, of other models trained
   far longer, and are shown for orientation only.
 """
