@@ -90,7 +90,7 @@ def test_progress_is_told_after_every_step_and_epoch() -> None:
     evaluated: list[bool] = []
 
     def evaluate(model: nn.Module) -> dict[str, float]:
-        evaluated.append(model.training or not torch.is_inference_mode_enabled())
+        evaluated.append(model.training or torch.is_grad_enabled())
         return {"accuracy": 0.25}
 
     run = training(epochs=2, on_step=steps.append, on_epoch=epochs.append, evaluate=evaluate)
