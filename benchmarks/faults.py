@@ -28,7 +28,7 @@ import time
 from collections.abc import Iterator, Sequence
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -82,8 +82,8 @@ class Watched:
         asked = delivery.outbox.asked.values()
         held = {a.assignment.request for a in asked if a.replica.address == victim.address}
         self.held, self.seconds = len(held), 0.0
-        self._missing, self._keep = held, delivery._keep
-        self._delivery: Any = delivery
+        self._delivery = cast("Any", delivery)
+        self._missing, self._keep = held, self._delivery._keep
         self._delivery._keep = self._kept
         self._start = time.perf_counter()
         victim.kill()

@@ -36,9 +36,9 @@ class BareTeacher(threading.Thread):
     def __init__(self, workload: Workload, tables: list[Tensor]) -> None:
         super().__init__(daemon=True)
         self.workload, self.tables = workload, tables
-        self.socket = zmq.Context.instance().socket(zmq.ROUTER)
+        self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         self.socket.setsockopt(zmq.SNDHWM, 0)
-        self.port = self.socket.bind_to_random_port("tcp://127.0.0.1")
+        self.port: int = self.socket.bind_to_random_port("tcp://127.0.0.1")
 
     def run(self) -> None:
         """Serve one block after another, for ever."""
@@ -55,7 +55,7 @@ class BareStudent:
 
     def __init__(self, port: int, batches: int) -> None:
         self.batches = batches
-        self.socket = zmq.Context.instance().socket(zmq.DEALER)
+        self.socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self.socket.setsockopt(zmq.RCVHWM, 0)
         self.socket.connect(f"tcp://127.0.0.1:{port}")
 

@@ -222,8 +222,8 @@ def measure(address: str, keys: tuple[Security, Security, Security], rounds: int
             with beside(burn, min(share, 1.0)):
                 ratios[kind].append((found / alone, rate(address, own) / alone))
     for kind, pairs in ratios.items():
-        found, control = (quartiles(column) for column in zip(*pairs, strict=True))
-        print(f"{kind:10} {found} of the rate alone; control {control}", flush=True)
+        here, control = (quartiles(column) for column in zip(*pairs, strict=True))
+        print(f"{kind:10} {here} of the rate alone; control {control}", flush=True)
 
 
 def quartiles(values: Sequence[float]) -> str:

@@ -5,35 +5,49 @@ row and a seed), and goes on within a cell where it was stopped; every finished 
 record in ``benchmarks/results/table``, checkpoints stay in ``runs/table``. ``--write`` makes
 ``docs/results.md`` and its picture from the records there are.
 
-``benchmarks/table.yaml`` says what is run; its digest is part of every record, and records of
-another one are refused. Honest by construction: the baseline B is trained E epochs; B+ is B and F
-epochs more, with the schedule of the rows; every row is B and F epochs of its own, from the same
-weights and with the same order of samples, and is compared with the better of B and B+. All labels
-are used, the last checkpoint is taken, and the test part (40,000 views of shifts that no training
-view has) is read once for each cell. ``plateau`` trains B+ longer, to show that more epochs would
-not do what the rows do.
+``benchmarks/table.yaml`` says what is run; a digest of what decides a cell is part of its record,
+and records of other settings are refused. Honest by construction: the baseline B is trained E
+epochs; B+ is B and F epochs more, with the schedule of the rows; every row is B and F epochs of its
+own, from the same weights and with the same order of samples, and is compared with the better of B
+and B+. All labels are used, the last checkpoint is taken, and the test part (40,000 views of shifts
+that no training view has) is read once for each cell. ``plateau`` and ``plateau+`` are B and B+
+with more epochs, to show that these would not do what the rows do.
 """
 
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
+from collections.abc import Sequence
 
 from benchmarks.table_cells import Table
 from benchmarks.table_page import write
 
 
 def train(table: Table, seeds: int, jobs: int) -> None:
-    """Run what is missing, `jobs` cells at a time."""
+    """Run what is missing, `jobs` cells at a time, each after those that it needs."""
+    waiting: dict[tuple[str, int], concurrent.futures.Future[None]] = {}
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        for group in table.cells(seeds):
-            waiting = {pool.submit(table.run, *cell): cell for cell in group}
-            for each in concurrent.futures.as_completed(waiting):
+        # What a cell needs was submitted before it, so that one that waits, waits for others that
+        # run.
+        for cell in table.missing(seeds):
+            needs = [waiting[need] for need in table.needs(*cell) if need in waiting]
+            waiting[cell] = pool.submit(_run, table, *cell, needs)
+        for each in concurrent.futures.as_completed(waiting.values()):
+            if each.exception() is not None:
+                pool.shutdown(cancel_futures=True)
                 each.result()
-                row, seed = waiting[each]
-                found = table.record(row, seed)
-                assert found is not None
-                print(f"{row}, seed {seed}: {found['top1']:.2f} % of the test views", flush=True)
+
+
+def _run(
+    table: Table, row: str, seed: int, needs: Sequence[concurrent.futures.Future[None]]
+) -> None:
+    for need in needs:
+        need.result()
+    table.run(row, seed)
+    found = table.record(row, seed)
+    assert found is not None
+    print(f"{row}, seed {seed}: {found['top1']:.2f} % of the test views", flush=True)
 
 
 def main() -> None:

@@ -21,55 +21,80 @@ from examples.vision.regions import regions
 from pantheon.compress.run_folder import write_json
 
 ROOT = Path(__file__).parents[1]
-SPEC, RUNS = ROOT / "benchmarks" / "table.yaml", ROOT / "runs" / "table"
-RESULTS, PAGE = ROOT / "benchmarks" / "results" / "table", ROOT / "docs" / "results.md"
-PICTURE = ROOT / "docs" / "results.png"
-BASE = ("B", "B+", "plateau")
+SPEC, RUNS = ROOT / "benchmarks" / "table.yaml", Path("runs/table")
+BEFORE = {"B+": "B", "plateau+": "plateau"}
+"""Rows that train on without teachers, and from what."""
 PARTS = {n: f"examples.vision.data:{n}_part" for n in ("train", "validation", "test")}
 
 
 class Table:
-    """What is to be run, and what was."""
+    """What is to be run, and what was.
 
-    def __init__(self) -> None:
-        text = SPEC.read_bytes()
-        self.spec: dict[str, Any] = yaml.safe_load(text)
-        self.digest = hashlib.sha256(text).hexdigest()
-        self.runs = RUNS / self.digest[:8]
+    A cell has a digest of everything that decides its outcome, the cells it begins with or learns
+    from included, and of nothing else: new rows in ``table.yaml`` leave the other records valid.
+
+    Args:
+        spec: a file such as ``table.yaml``.
+        home: the folder that runs, records and page are in.
+    """
+
+    def __init__(self, spec: Path = SPEC, home: Path = ROOT) -> None:
+        self.spec: dict[str, Any] = yaml.safe_load(spec.read_bytes())
+        self.home, self.results = home, home / "benchmarks" / "results" / "table"
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """What is compared with B and B+."""
+        return tuple(self.spec["rows"])
+
+    def needs(self, row: str, seed: int) -> list[tuple[str, int]]:
+        """The cells that a cell begins with or learns from."""
+        if row in ("B", "plateau") or row in self.spec["teachers"]:
+            return []
+        if row in BEFORE:
+            return [(BEFORE[row], seed)]
+        return [("B", seed), *((teacher, 0) for teacher in self.spec["rows"][row]["teachers"])]
 
     def pipeline(self, row: str, seed: int) -> dict[str, Any]:
         """The pipeline of a cell."""
+        made = self._described(row, seed)
+        return made | {"folder": str(self.folder(row, seed)), "device": self.device}
+
+    def digest(self, row: str, seed: int) -> str:
+        """Of what decides a cell's outcome; the names of what it begins with have their own."""
+        text = json.dumps(self._described(row, seed), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def folder(self, row: str, seed: int) -> Path:
+        """Where a cell is run, from home."""
+        return RUNS / f"{row}-{seed}-{self.digest(row, seed)[:8]}"
+
+    def _described(self, row: str, seed: int) -> dict[str, Any]:
+        """A cell's pipeline without where it is run, and on what."""
         spec, teachers = self.spec, self.spec["teachers"]
-        made = self._common(f"{row}-{seed}", seed)
+        made = self._common(seed)
         cross_entropy = [{"loss": "cross_entropy"}]
         if row in teachers:
             asked = teachers[row]
-            trained = self._train(
-                cross_entropy, asked["epochs"], spec["train"] | {"lr": asked["lr"]}
-            )
+            made["stream"]["dataset_args"] = spec["data"] | asked.get("data", {})
+            trained = self._train(cross_entropy, asked["epochs"], asked.get("train", {}))
             return made | _model(asked) | trained
-        if row == "B":
-            return (
-                made
-                | _model(spec["student"])
-                | self._train(cross_entropy, spec["E"], spec["train"])
-            )
-        made["artifact"] = str(self.runs / f"B-{seed}")
-        if row in BASE:
-            more = spec["plateau"]["epochs"] if row == "plateau" else 0
-            return made | self._train(cross_entropy, spec["F"] + more, spec["tune"])
+        times = spec["plateau"]["times"] if row.startswith("plateau") else 1
+        if row in ("B", "plateau"):
+            epochs = round(times * spec["E"])
+            return made | _model(spec["student"]) | self._train(cross_entropy, epochs, {})
+        made["artifact"] = str(self.folder(*self.needs(row, seed)[0]))
+        if row in BEFORE:
+            return made | self._train(cross_entropy, round(times * spec["F"]), spec["tune"])
         asked = spec["rows"][row]
-        made["stream"]["teachers"] = {
-            t: str(self.runs / f"knowledge-{t}") for t in asked["teachers"]
-        }
+        made["stream"]["teachers"] = {t: str(self._knowledge(t)) for t in asked["teachers"]}
         if len(asked["teachers"]) > 1:
             made["stream"]["merge"] = {"logits": "mean"}
         return made | self._train(asked["losses"], spec["F"], spec["tune"])
 
-    def _common(self, name: str, seed: int) -> dict[str, Any]:
+    def _common(self, seed: int) -> dict[str, Any]:
         return {
-            "folder": str(self.runs / name),
             "stream": {
                 "dataset": "examples.vision.data:patches",
                 "dataset_args": self.spec["data"],
@@ -79,74 +104,115 @@ class Table:
             },
             "metric": "examples.vision.metrics:accuracy",
             "test_metric": "examples.vision.metrics:by_region",
+            "latency": self.spec["latency"],
             "seed": seed,
-            "device": self.device,
             "threads": 1,
         }
 
-    def _train(self, losses: list[Any], epochs: int, optimizer: Any) -> dict[str, Any]:
-        stage = {"stage": "distil", "losses": losses, "epochs": epochs, "every": 100}
-        return {"stages": [stage | {"optimizer": optimizer}]}
+    def _train(self, losses: list[Any], epochs: int, other: Mapping[str, Any]) -> dict[str, Any]:
+        """A training with the settings of all but some `other` ones."""
+        stage = {"stage": "distil", "losses": losses, "epochs": epochs, "every": 500}
+        how = {"channels_last": True, "validate_every": self.spec["validate_every"]}
+        return {"stages": [stage | how | {"optimizer": self.spec["train"] | other}]}
 
-    def cells(self, seeds: int) -> list[list[tuple[str, int]]]:
-        """All cells, in groups of which each needs those before it."""
-        rows = ("B+", *self.spec["rows"])
-        first = [(t, 0) for t in self.spec["teachers"]] + [("B", s) for s in range(seeds)]
-        return [first, [(row, s) for s in range(seeds) for row in rows], [("plateau", 0)]]
+    def cells(self, seeds: int) -> list[tuple[str, int]]:
+        """All cells, each after those that it needs."""
+        base = [("B", s) for s in range(seeds)]
+        taught = [(row, s) for s in range(seeds) for row in ("B+", *self.rows)]
+        plateau = [("plateau", 0), ("plateau+", 0)]
+        return [*((t, 0) for t in self.spec["teachers"]), *base, *taught, *plateau]
 
     def record(self, row: str, seed: int) -> dict[str, Any] | None:
         """A finished cell; None if it is not.
 
         Raises:
-            SystemExit: a record of another table.yaml.
+            SystemExit: a record of a cell that table.yaml no longer describes.
         """
-        path = RESULTS / f"{row}-{seed}.json"
+        path = self.results / f"{row}-{seed}.json"
         if not path.exists():
             return None
         found: dict[str, Any] = json.loads(path.read_text())
-        if found["spec"] != self.digest:
-            raise SystemExit(f"{path} is of another {SPEC.name}; remove it, or put that back")
+        if found["cell"] != self.digest(row, seed):
+            raise SystemExit(
+                f"{path} is of other settings than the table has; remove it, or put them back"
+            )
         return found
 
+    def missing(self, seeds: int) -> list[tuple[str, int]]:
+        """The cells to be run, in order: those without a record, and what these need of others.
+
+        Records are kept in git and artifacts are not, so that a cell with a record may have to be
+        trained again for the sake of one without.
+        """
+        found: set[tuple[str, int]] = set()
+        cells = self.cells(seeds)
+        for cell in reversed(cells):
+            if cell not in found and self.record(*cell) is None:
+                found.add(cell)
+            if cell in found:
+                found.update(need for need in self.needs(*cell) if not self._is_here(*need))
+        return [cell for cell in cells if cell in found]
+
+    def _is_here(self, row: str, seed: int) -> bool:
+        taught = row not in self.spec["teachers"] or self._dumped(row).exists()
+        return taught and (self.home / self.folder(row, seed) / "summary.json").exists()
+
     def run(self, row: str, seed: int) -> None:
-        """Train a cell, or go on with it, and write its record."""
-        if self.record(row, seed) is not None:
-            return
-        name = f"{row}-{seed}"
-        made = self.pipeline(row, seed)
-        self.runs.mkdir(parents=True, exist_ok=True)
-        (self.runs / f"{name}.yaml").write_text(yaml.safe_dump(made, sort_keys=False))
-        with (self.runs / f"{name}.log").open("a") as log:
-            _pantheon("compress", str(self.runs / f"{name}.yaml"), "--resume", log=log)
+        """Train a cell, or go on with it, and write its record.
+
+        A record that there was stays as it is.
+        """
+        folder = self.folder(row, seed)
+        made, path = self.pipeline(row, seed), self.home / f"{folder}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(made, sort_keys=False))
+        with (self.home / f"{folder}.log").open("a") as log:
+            self._pantheon("compress", str(path), "--resume", log=log)
             if row in self.spec["teachers"]:
                 self._dump(row, log)
-        self._write(row, seed, made)
+        record, was = self._made(row, seed, made), self.record(row, seed)
+        if was is None:
+            self.results.mkdir(parents=True, exist_ok=True)
+            write_json(self.results / f"{row}-{seed}.json", record)
+        elif was["digest"] != record["digest"]:
+            print(f"{row}, seed {seed}: trained again, it has other weights than its record tells")
+
+    def _knowledge(self, teacher: str) -> Path:
+        return RUNS / f"knowledge-{self.folder(teacher, 0).name}"
+
+    def _dumped(self, teacher: str) -> Path:
+        """The file that is left when a teacher's knowledge is whole."""
+        return self.home / f"{self._knowledge(teacher)}.done"
 
     def _dump(self, teacher: str, log: Any) -> None:
         asked = {
             "name": teacher,
-            "artifact": str(self.runs / f"{teacher}-0"),
+            "artifact": str(self.folder(teacher, 0)),
             "dataset": "examples.vision.data:patches",
             "dataset_args": self.spec["data"],
             "schema": {"logits": "float16"},
             "threads": 1,
         }
-        path = self.runs / f"teacher-{teacher}.yaml"
+        knowledge = self._knowledge(teacher)
+        path = self.home / f"{knowledge}.yaml"
         path.write_text(yaml.safe_dump(asked))
-        _pantheon("dump", str(path), str(self.runs / f"knowledge-{teacher}"), log=log)
+        self._pantheon("dump", str(path), str(knowledge), log=log)
+        self._dumped(teacher).touch()
 
-    def _write(self, row: str, seed: int, made: Mapping[str, Any]) -> None:
-        folder = self.runs / f"{row}-{seed}"
+    def _made(self, row: str, seed: int, made: Mapping[str, Any]) -> dict[str, Any]:
+        """What a finished cell came to."""
+        folder = self.home / made["folder"]
         report = json.loads((folder / "1-distil" / "report.json").read_text())
         test = json.loads((folder / "summary.json").read_text())["test"]["result"]
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        record = {
+        history = enumerate(report["history"], 1)
+        return {
             "row": row,
             "seed": seed,
-            "spec": self.digest,
+            "cell": self.digest(row, seed),
             "top1": test["top1"],
             "regions": [test[f"region_{i}"] for i in range(len(test) - 1)],
-            "validation": [epoch["metrics"]["top1"] for epoch in report["history"]],
+            "validation": {n: e["metrics"]["top1"] for n, e in history if e["metrics"]},
+            "losses": report["history"][-1]["losses"],
             "after": report["after"],
             "epochs": made["stages"][0]["epochs"],
             "samples": report["samples"],
@@ -155,25 +221,23 @@ class Table:
             "torch": str(torch.__version__),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {self.device}",
         }
-        write_json(RESULTS / f"{row}-{seed}.json", record)
+
+    def _pantheon(self, *arguments: str, log: Any) -> None:
+        """Run a command; its output goes to the cell's log."""
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-m", "pantheon", *arguments]
+        done = subprocess.run(command, cwd=self.home, env=environment, stdout=log, stderr=log)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} failed; {log.name} says why")
 
 
 def _model(of: Mapping[str, Any]) -> dict[str, Any]:
     return {"model": of["model"], "model_args": of["model_args"]}
 
 
-def _pantheon(*arguments: str, log: Any) -> None:
-    """Run a command; its output goes to the cell's log."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "pantheon", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed; {log.name} says why")
-
-
 def accuracies(table: Table, row: str) -> dict[int, list[float]]:
     """Accuracy by region of a row's finished seeds."""
-    paths = sorted(RESULTS.glob(f"{row}-*.json"))
+    paths = sorted(table.results.glob(f"{row}-*.json"))
     seeds = [int(p.stem.rpartition("-")[2]) for p in paths if p.stem.rpartition("-")[0] == row]
     found = {seed: table.record(row, seed) for seed in seeds}
     return {seed: record["regions"] for seed, record in found.items() if record}
