@@ -10,8 +10,8 @@ and records of other settings are refused. Honest by construction: the baseline 
 epochs; B+ is B and F epochs more, with the schedule of the rows; every row is B and F epochs of its
 own, from the same weights and with the same order of samples, and is compared with the better of B
 and B+. All labels are used, the last checkpoint is taken, and the test part (40,000 views of shifts
-that no training view has) is read once for each cell. ``plateau`` and ``plateau+`` are B and B+
-with more epochs, to show that these would not do what the rows do.
+that no training view has) is read once for each cell. ``plateau`` is B+ with more epochs, to show
+that these would not do what the rows do.
 """
 
 from __future__ import annotations

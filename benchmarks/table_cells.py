@@ -22,8 +22,6 @@ from pantheon.compress.run_folder import write_json
 
 ROOT = Path(__file__).parents[1]
 SPEC, RUNS = ROOT / "benchmarks" / "table.yaml", Path("runs/table")
-BEFORE = {"B+": "B", "plateau+": "plateau"}
-"""Rows that train on without teachers, and from what."""
 PARTS = {n: f"examples.vision.data:{n}_part" for n in ("train", "validation", "test")}
 
 
@@ -50,11 +48,10 @@ class Table:
 
     def needs(self, row: str, seed: int) -> list[tuple[str, int]]:
         """The cells that a cell begins with or learns from."""
-        if row in ("B", "plateau") or row in self.spec["teachers"]:
+        if row == "B" or row in self.spec["teachers"]:
             return []
-        if row in BEFORE:
-            return [(BEFORE[row], seed)]
-        return [("B", seed), *((teacher, 0) for teacher in self.spec["rows"][row]["teachers"])]
+        taught = self.spec["rows"].get(row, {}).get("teachers", ())
+        return [("B", seed), *((teacher, 0) for teacher in taught)]
 
     def pipeline(self, row: str, seed: int) -> dict[str, Any]:
         """The pipeline of a cell."""
@@ -80,13 +77,12 @@ class Table:
             made["stream"]["dataset_args"] = spec["data"] | asked.get("data", {})
             trained = self._train(cross_entropy, asked["epochs"], asked.get("train", {}))
             return made | _model(asked) | trained
-        times = spec["plateau"]["times"] if row.startswith("plateau") else 1
-        if row in ("B", "plateau"):
-            epochs = round(times * spec["E"])
-            return made | _model(spec["student"]) | self._train(cross_entropy, epochs, {})
-        made["artifact"] = str(self.folder(*self.needs(row, seed)[0]))
-        if row in BEFORE:
-            return made | self._train(cross_entropy, round(times * spec["F"]), spec["tune"])
+        if row == "B":
+            return made | _model(spec["student"]) | self._train(cross_entropy, spec["E"], {})
+        made["artifact"] = str(self.folder("B", seed))
+        if row in ("B+", "plateau"):
+            more = (spec["E"] + spec["F"]) // 2 if row == "plateau" else 0
+            return made | self._train(cross_entropy, spec["F"] + more, spec["tune"])
         asked = spec["rows"][row]
         made["stream"]["teachers"] = {t: str(self._knowledge(t)) for t in asked["teachers"]}
         if len(asked["teachers"]) > 1:
@@ -119,7 +115,7 @@ class Table:
         """All cells, each after those that it needs."""
         base = [("B", s) for s in range(seeds)]
         taught = [(row, s) for s in range(seeds) for row in ("B+", *self.rows)]
-        plateau = [("plateau", 0), ("plateau+", 0)]
+        plateau = [("plateau", seed) for seed in range(seeds)]
         return [*((t, 0) for t in self.spec["teachers"]), *base, *taught, *plateau]
 
     def record(self, row: str, seed: int) -> dict[str, Any] | None:

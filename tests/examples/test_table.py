@@ -55,7 +55,7 @@ def test_new_rows_leave_records_valid_and_other_settings_do_not(
 def test_each_cell_comes_after_what_it_needs(spec: dict[str, Any], tmp_path: Path) -> None:
     table = _table(spec, tmp_path)
     cells = table.cells(3)
-    assert len(set(cells)) == len(cells) == 1 + 3 * 3 + 2
+    assert len(set(cells)) == len(cells) == 1 + 3 * 4
     for place, cell in enumerate(cells):
         assert set(table.needs(*cell)) <= set(cells[:place])
 
@@ -71,13 +71,13 @@ def test_a_table_is_run_told_and_gone_on_with(
     write(table)
     page = (tmp_path / "docs" / "results.md").read_text()
     assert "not run yet" not in page
-    for told in ("resnet leads B+ by", "with 1.5 times the epochs"):
+    for told in ("resnet leads B+ by", "2 epochs more than B+"):
         assert told in page
     assert (tmp_path / "docs" / "results.png").stat().st_size > 1000
     records = {path: json.loads(path.read_text()) for path in table.results.iterdir()}
-    assert len(records) == 1 + 2 * 3 + 2
-    one = records[table.results / "plateau+-0.json"]
-    assert (one["epochs"], one["samples"], len(one["regions"])) == (3, 3 * 4 * 8, 4)
+    assert len(records) == 1 + 2 * 4
+    one = records[table.results / "plateau-0.json"]
+    assert (one["epochs"], one["samples"], len(one["regions"])) == (4, 4 * 4 * 8, 4)
     assert one["top1"] == pytest.approx(sum(one["regions"]) / 4)
 
     kept = {path: path.stat().st_mtime_ns for path in records}
@@ -94,6 +94,6 @@ def test_a_table_is_run_told_and_gone_on_with(
     assert [again[name] for name in told] == [records[lost][name] for name in told]
     assert "other weights" not in capsys.readouterr().out
 
-    spec["tune"] |= {"lr": 0.01}
+    spec["tune"] |= {"lr": 0.5}
     with pytest.raises(SystemExit, match=r"B\+-0.json is of other settings"):
         write(_table(spec, tmp_path))
