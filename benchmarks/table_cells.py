@@ -17,7 +17,9 @@ import torch
 import yaml
 
 from benchmarks.paired import Accuracies, Difference, compare
+from examples.vision.patches import VERSION
 from examples.vision.regions import regions
+from examples.vision.views import RANGES
 from pantheon.compress.run_folder import write_json
 
 ROOT = Path(__file__).parents[1]
@@ -28,8 +30,9 @@ PARTS = {n: f"examples.vision.data:{n}_part" for n in ("train", "validation", "t
 class Table:
     """What is to be run, and what was.
 
-    A cell has a digest of everything that decides its outcome, the cells it begins with or learns
-    from included, and of nothing else: new rows in ``table.yaml`` leave the other records valid.
+    A cell has a digest of every setting that decides its outcome, those of the cells it begins with
+    or learns from included, and of the way in which views are made. New rows in ``table.yaml``
+    leave the other records valid.
 
     Args:
         spec: a file such as ``table.yaml``.
@@ -60,8 +63,15 @@ class Table:
 
     def digest(self, row: str, seed: int) -> str:
         """Of what decides a cell's outcome; the names of what it begins with have their own."""
-        text = json.dumps(self._described(row, seed), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        made = self._described(row, seed)
+        del made["latency"]
+        made["stream"]["dataset_args"] = _deciding(made["stream"]["dataset_args"])
+        return _digest([made, repr(RANGES), VERSION])
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds a row is judged by."""
+        return int(self.spec["seeds"])
 
     def folder(self, row: str, seed: int) -> Path:
         """Where a cell is run, from home."""
@@ -111,12 +121,12 @@ class Table:
         how = {"channels_last": True, "validate_every": self.spec["validate_every"]}
         return {"stages": [stage | how | {"optimizer": self.spec["train"] | other}]}
 
-    def cells(self, seeds: int) -> list[tuple[str, int]]:
+    def cells(self) -> list[tuple[str, int]]:
         """All cells, each after those that it needs."""
-        base = [("B", s) for s in range(seeds)]
-        taught = [(row, s) for s in range(seeds) for row in ("B+", *self.rows)]
-        plateau = [("plateau", seed) for seed in range(seeds)]
-        return [*((t, 0) for t in self.spec["teachers"]), *base, *taught, *plateau]
+        seeds = range(self.seeds)
+        teachers = [(teacher, 0) for teacher in self.spec["teachers"]]
+        base, plateau = [("B", s) for s in seeds], [("plateau", s) for s in seeds]
+        return [*teachers, *base, *((r, s) for s in seeds for r in ("B+", *self.rows)), *plateau]
 
     def record(self, row: str, seed: int) -> dict[str, Any] | None:
         """A finished cell; None if it is not.
@@ -134,14 +144,14 @@ class Table:
             )
         return found
 
-    def missing(self, seeds: int) -> list[tuple[str, int]]:
+    def missing(self) -> list[tuple[str, int]]:
         """The cells to be run, in order: those without a record, and what these need of others.
 
         Records are kept in git and artifacts are not, so that a cell with a record may have to be
         trained again for the sake of one without.
         """
         found: set[tuple[str, int]] = set()
-        cells = self.cells(seeds)
+        cells = self.cells()
         for cell in reversed(cells):
             if cell not in found and self.record(*cell) is None:
                 found.add(cell)
@@ -156,7 +166,8 @@ class Table:
     def run(self, row: str, seed: int) -> None:
         """Train a cell, or go on with it, and write its record.
 
-        A record that there was stays as it is.
+        A record that there was stays as it is. Where the cell came to other weights than that tells
+        of, as on another machine, records of what begins with it say so.
         """
         folder = self.folder(row, seed)
         made, path = self.pipeline(row, seed), self.home / f"{folder}.yaml"
@@ -166,22 +177,13 @@ class Table:
             self._pantheon("compress", str(path), "--resume", log=log)
             if row in self.spec["teachers"]:
                 self._dump(row, log)
-        record, was = self._made(row, seed, made), self.record(row, seed)
-        if was is None:
+        if self.record(row, seed) is None:
             self.results.mkdir(parents=True, exist_ok=True)
-            write_json(self.results / f"{row}-{seed}.json", record)
-        elif was["digest"] != record["digest"]:
-            print(f"{row}, seed {seed}: trained again, it has other weights than its record tells")
+            write_json(self.results / f"{row}-{seed}.json", self._made(row, seed, made))
 
-    def _knowledge(self, teacher: str) -> Path:
-        return RUNS / f"knowledge-{self.folder(teacher, 0).name}"
-
-    def _dumped(self, teacher: str) -> Path:
-        """The file that is left when a teacher's knowledge is whole."""
-        return self.home / f"{self._knowledge(teacher)}.done"
-
-    def _dump(self, teacher: str, log: Any) -> None:
-        asked = {
+    def _teacher(self, teacher: str) -> dict[str, Any]:
+        """How a teacher is asked."""
+        return {
             "name": teacher,
             "artifact": str(self.folder(teacher, 0)),
             "dataset": "examples.vision.data:patches",
@@ -189,11 +191,27 @@ class Table:
             "schema": {"logits": "float16"},
             "threads": 1,
         }
+
+    def _knowledge(self, teacher: str) -> Path:
+        asked = self._teacher(teacher)
+        asked["dataset_args"] = _deciding(asked["dataset_args"])
+        return RUNS / f"knowledge-{teacher}-{_digest(asked)[:8]}"
+
+    def _dumped(self, teacher: str) -> Path:
+        """The file that is left when a teacher's knowledge is whole."""
+        return self.home / f"{self._knowledge(teacher)}.done"
+
+    def _dump(self, teacher: str, log: Any) -> None:
         knowledge = self._knowledge(teacher)
         path = self.home / f"{knowledge}.yaml"
-        path.write_text(yaml.safe_dump(asked))
+        path.write_text(yaml.safe_dump(self._teacher(teacher)))
         self._pantheon("dump", str(path), str(knowledge), log=log)
         self._dumped(teacher).touch()
+
+    def _weights(self, row: str, seed: int) -> str:
+        """The digest of the weights that a cell came to here."""
+        report = self.home / self.folder(row, seed) / "1-distil" / "report.json"
+        return str(json.loads(report.read_text())["digest"])
 
     def _made(self, row: str, seed: int, made: Mapping[str, Any]) -> dict[str, Any]:
         """What a finished cell came to."""
@@ -214,6 +232,7 @@ class Table:
             "samples": report["samples"],
             "seconds": sum(epoch["seconds"] for epoch in report["history"]),
             "digest": report["digest"],
+            "from": {need: self._weights(need, s) for need, s in self.needs(row, seed)},
             "torch": str(torch.__version__),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {self.device}",
         }
@@ -225,6 +244,15 @@ class Table:
         done = subprocess.run(command, cwd=self.home, env=environment, stdout=log, stderr=log)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} failed; {log.name} says why")
+
+
+def _deciding(dataset_args: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that say what the views are, not where they are kept."""
+    return {name: args for name, args in dataset_args.items() if name not in ("hold", "cache")}
+
+
+def _digest(of: Any) -> str:
+    return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
 
 
 def _model(of: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,6 +278,18 @@ def difference(table: Table, row: str, baseline: str) -> Difference | None:
         np.array([theirs[s] for s in seeds]),
     )
     return compare(*pair, [region.photograph for region in regions(len(pair[0][0]))])
+
+
+def apart(table: Table, row: str, baseline: str) -> list[int]:
+    """The seeds in which a row did not begin with the weights that the baseline did."""
+    found = []
+    for seed in sorted(accuracies(table, row).keys() & accuracies(table, baseline).keys()):
+        ours, theirs = table.record(row, seed), table.record(baseline, seed)
+        assert ours is not None
+        assert theirs is not None
+        if ours["from"]["B"] != theirs["from"].get("B", theirs["digest"]):
+            found.append(seed)
+    return found
 
 
 def better(table: Table) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -35,18 +35,10 @@ def accuracy(model: Callable[[Tensor], Tensor], stream: Iterable[Batch]) -> dict
         >>> accuracy(lambda inputs: inputs * 2 - torch.arange(6) / 10, [batch])
         {'top1': 50.0, 'top5': 50.0}
     """
-    device, rows = _device(model), 0
-    right = torch.zeros(2, dtype=torch.int64)
-    with torch.inference_mode():
-        for batch in stream:
-            if batch.targets is None:
-                continue
-            logits, targets = model(batch.inputs.to(device)).cpu(), batch.targets.cpu()
-            counts = batch.mask.cpu() & (targets != IGNORE)
-            right += hits(logits[counts], targets[counts])
-            rows += int(counts.sum())
-    if not rows:
-        raise ConfigError("accuracy needs samples with labels, and the stream has none")
+    rows, right = 0, torch.zeros(2, dtype=torch.int64)
+    for logits, targets in _answers(model, stream):
+        right += hits(logits, targets)
+        rows += len(targets)
     top1, top5 = (100 * right.double() / rows).tolist()
     return {"top1": top1, "top5": top5}
 
@@ -57,20 +49,13 @@ def by_region(model: Callable[[Tensor], Tensor], stream: Iterable[Batch]) -> dic
     Raises:
         ConfigError: no row with a label.
     """
-    device = _device(model)
     right, rows = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
-    with torch.inference_mode():
-        for batch in stream:
-            logits, targets = model(batch.inputs.to(device)).cpu(), batch.targets.cpu()
-            counts = batch.mask.cpu() & (targets != IGNORE)
-            logits, targets = logits[counts], targets[counts]
-            if not len(rows):
-                rows = right = torch.zeros(logits.shape[1], dtype=torch.int64)
-            same = targets[logits.argmax(1) == targets]
-            right = right + same.bincount(minlength=len(rows))
-            rows = rows + targets.bincount(minlength=len(rows))
-    if not rows.sum():
-        raise ConfigError("accuracy needs samples with labels, and the stream has none")
+    for logits, targets in _answers(model, stream):
+        if not len(rows):
+            rows = right = torch.zeros(logits.shape[1], dtype=torch.int64)
+        same = targets[logits.argmax(1) == targets]
+        right = right + same.bincount(minlength=len(rows))
+        rows = rows + targets.bincount(minlength=len(rows))
     pairs = zip(right.tolist(), rows.tolist(), strict=True)
     each = {f"region_{i}": 100 * r / n for i, (r, n) in enumerate(pairs) if n}
     return {"top1": 100 * int(right.sum()) / int(rows.sum())} | each
@@ -86,6 +71,28 @@ def hits(logits: Tensor, targets: Tensor) -> Tensor:
     order = logits.topk(min(5, logits.shape[1]), dim=1).indices
     found = order == targets[:, None]
     return torch.stack([found[:, :1].sum(), found.sum()])
+
+
+def _answers(
+    model: Callable[[Tensor], Tensor], stream: Iterable[Batch]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits and targets of the rows that count, batch by batch.
+
+    Raises:
+        ConfigError: there were none.
+    """
+    device, rows = _device(model), 0
+    for batch in stream:
+        if batch.targets is None:
+            continue
+        with torch.inference_mode():
+            logits = model(batch.inputs.to(device)).cpu()
+        targets = batch.targets.cpu()
+        counts = batch.mask.cpu() & (targets != IGNORE)
+        rows += int(counts.sum())
+        yield logits[counts], targets[counts]
+    if not rows:
+        raise ConfigError("accuracy needs samples with labels, and the stream has none")
 
 
 def _device(model: object) -> torch.device:
