@@ -1,8 +1,8 @@
 """The table in which every compression is judged: MobileNetV1 x 0.5 on real image regions.
 
-Run ``python -m benchmarks.table [--jobs 2]``: trains what is missing, cell by cell (a
-row and a seed), and goes on within a cell where it was stopped; every finished cell leaves a JSON
-record in ``benchmarks/results/table``, checkpoints stay in ``runs/table``. ``--write`` makes
+Run ``python -m benchmarks.table [--jobs 2]``: trains what is missing, cell by cell (a row and a
+seed), and goes on within a cell where it was stopped; every finished cell leaves a JSON record in
+``benchmarks/results/table``, checkpoints stay in ``runs/table``. ``--write`` only makes
 ``docs/results.md`` and its picture from the records there are.
 
 ``benchmarks/table.yaml`` says what is run; a digest of what decides a cell is part of its record,

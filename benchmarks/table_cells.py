@@ -49,6 +49,11 @@ class Table:
         """What is compared with B and B+."""
         return tuple(self.spec["rows"])
 
+    @property
+    def seeds(self) -> int:
+        """How many seeds a row is judged by."""
+        return int(self.spec["seeds"])
+
     def needs(self, row: str, seed: int) -> list[tuple[str, int]]:
         """The cells that a cell begins with or learns from."""
         if row == "B" or row in self.spec["teachers"]:
@@ -67,11 +72,6 @@ class Table:
         del made["latency"]
         made["stream"]["dataset_args"] = _deciding(made["stream"]["dataset_args"])
         return _digest([made, repr(RANGES), VERSION])
-
-    @property
-    def seeds(self) -> int:
-        """How many seeds a row is judged by."""
-        return int(self.spec["seeds"])
 
     def folder(self, row: str, seed: int) -> Path:
         """Where a cell is run, from home."""

@@ -96,10 +96,10 @@ def _rows(table: Table) -> list[str]:
         found = difference(table, row, baseline)
         verdict = _verdict(table, found, asked["target"])
         lines.append(f"| {row} | {_told(found)} | +{asked['target']} | {verdict} |")
-    for row in table.rows:
-        if seeds := apart(table, row, baseline):
+    for row, other in (*((row, baseline) for row in table.rows), ("plateau", "B+")):
+        if seeds := apart(table, row, other):
             told = ", ".join(map(str, seeds))
-            lines += ["", f"{row} began with other weights than {baseline} in seeds {told}."]
+            lines += ["", f"{row} began with other weights than {other} in seeds {told}."]
     return lines
 
 
