@@ -37,6 +37,7 @@ def write(table: Table) -> None:
     """Write the page and its picture."""
     lines = [_head(table)]
     lines += [*_accuracies(table), "", *_rows(table), "", *_teachers(table), *_plateau(table)]
+    lines += [f"- {note}" for note in table.spec.get("notes", ())]
     if _picture(table):
         lines += ["", "![Accuracy of every row and seed](results.png)"]
     page = table.home / "docs" / "results.md"
