@@ -81,6 +81,9 @@ class KnowledgeStream(BatchStream, Protocol):
     def slice(self, n: int, seed: int = 0) -> KnowledgeStream:
         """`n` samples chosen by `seed`, in one order and one view that stay the same for ever."""
 
+    def excerpt(self, n: int, seed: int = 0) -> KnowledgeStream:
+        """At most `n` samples, as `slice` has them, read by this process alone."""
+
     def split(self, k: int, seed: int = 0) -> tuple[KnowledgeStream, ...]:
         """`k` streams that share the samples among them, each sample in one of them."""
 

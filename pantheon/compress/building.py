@@ -15,11 +15,16 @@ from pantheon.compress.config import (
     ExportConfig,
     PipelineConfig,
     RunConfig,
+    StageConfig,
     resolved,
 )
 from pantheon.compress.custom import Custom
 from pantheon.compress.distil import Distil
 from pantheon.compress.export import Export
+from pantheon.compress.prune.analysis import AnalyseSensitivity
+from pantheon.compress.prune.config import PruneConfig, SensitivityConfig, SparsifyConfig
+from pantheon.compress.prune.sparsify import Sparsify
+from pantheon.compress.prune.stage import Prune
 from pantheon.compress.run_folder import GIVEN, RunFolder, result_of
 from pantheon.compress.stage import Stage
 from pantheon.config import load
@@ -35,10 +40,16 @@ def stages_from(config: PipelineConfig) -> list[Stage]:
     return [_stage(stage) for stage in config.stages]
 
 
-def _stage(config: DistilConfig | ExportConfig | RunConfig) -> Stage:
+def _stage(config: StageConfig) -> Stage:
     match config:
         case DistilConfig():
             return Distil.from_config(config)
+        case SensitivityConfig():
+            return AnalyseSensitivity.from_config(config)
+        case PruneConfig():
+            return Prune.from_config(config)
+        case SparsifyConfig():
+            return Sparsify.from_config(config)
         case ExportConfig():
             return Export.from_config(config)
         case RunConfig():

@@ -8,6 +8,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic.types import NonNegativeInt, PositiveFloat, PositiveInt
 
+from pantheon.compress.prune.config import (
+    Name,
+    PruneConfig,
+    SensitivityConfig,
+    SparsifyConfig,
+)
 from pantheon.config import (
     Arguments,
     LearningConfig,
@@ -17,9 +23,6 @@ from pantheon.config import (
     Section,
     StreamConfig,
 )
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-"""The name of a stage: part of the names of its files."""
 
 
 class PartsConfig(Section):
@@ -69,6 +72,19 @@ class MutualConfig(Section):
     output: str = "logits"
 
 
+class PenaltyConfig(Section):
+    """An addend that looks at weights alone, so that channels can be done without.
+
+    ``slimming`` is the sum of absolute scales of batch norms, ``group_lasso`` that of the norms of
+    filters. `layers` are patterns of paths, as of a shell; all layers by default.
+    """
+
+    penalty: Literal["slimming", "group_lasso"]
+    name: str | None = None
+    weight: float | RampConfig
+    layers: list[str] = Field(default_factory=list)
+
+
 class DistilConfig(LearningConfig):
     """A stage that trains the model on the stream: from teachers, targets, or both.
 
@@ -82,6 +98,7 @@ class DistilConfig(LearningConfig):
     validate_every: int = Field(default=1, ge=0)
     peers: list[PeerConfig] = Field(default_factory=list)
     mutual: MutualConfig = MutualConfig()
+    penalties: list[PenaltyConfig] = Field(default_factory=list)
 
 
 class ExportConfig(Section):
@@ -112,7 +129,10 @@ class RunConfig(Section):
     phase: Literal["analyse", "search", "prune", "train", "quantize", "export"] = "train"
 
 
-StageConfig = Annotated[DistilConfig | ExportConfig | RunConfig, Field(discriminator="stage")]
+StageConfig = Annotated[
+    DistilConfig | SensitivityConfig | PruneConfig | SparsifyConfig | ExportConfig | RunConfig,
+    Field(discriminator="stage"),
+]
 """One stage, told by its ``stage``."""
 
 

@@ -22,6 +22,7 @@ from pantheon.training.loop import Training
 from pantheon.training.mutual import Mutual
 from pantheon.training.objective import Objective, Term
 from pantheon.training.optimizing import optimizer_from, schedule_from
+from pantheon.training.penalties import PENALTIES, Penalised, Penalty
 from pantheon.training.ramp import Ramp
 from pantheon.training.rehearsal import learner_of, rehearse
 from pantheon.training.settings import TrainingSettings, settings_from
@@ -44,6 +45,7 @@ class Distil:
             functions of no argument.
         mutual: weight of what they learn from each other.
         temperature, output: of the outputs that peers compare, and which.
+        penalties: on the model's weights.
 
     Example:
         >>> from pantheon.losses import KLDivergence
@@ -63,6 +65,7 @@ class Distil:
     mutual: float | Ramp = 1.0
     temperature: float = 1.0
     output: str = "logits"
+    penalties: Sequence[Penalty] = ()
 
     phase: Phase = field(default="train", init=False)
     changes: bool = field(default=True, init=False)
@@ -82,6 +85,10 @@ class Distil:
             mutual=ramp_from(config.mutual.weight),
             temperature=config.mutual.temperature,
             output=config.mutual.output,
+            penalties=[
+                Penalty(p.name or p.penalty, PENALTIES[p.penalty], ramp_from(p.weight), p.layers)
+                for p in config.penalties
+            ],
         )
 
     def cost(self, samples: int) -> Cost:
@@ -95,14 +102,18 @@ class Distil:
 
     def check(self, model: nn.Module) -> None:
         """Make sure that the model has the layers that the losses look at."""
-        for term in self.losses:
-            for path in term.layers:
-                try:
-                    module_at(model, path)
-                except ConfigError as error:
-                    raise ConfigError(
-                        f"stage {self.name!r}, loss {term.name!r}: {error}"
-                    ) from error
+        check_layers(model, self.losses, self.name)
+        names = [term.name for term in self.losses] + [p.name for p in self.penalties]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(
+                f"stage {self.name!r}: two losses or penalties are named {twice[0]!r}; give one "
+                "another name"
+            )
+        for penalty in self.penalties:
+            try:
+                penalty.of(penalty.modules(model))
+            except ConfigError as error:
+                raise ConfigError(f"stage {self.name!r}: {error}") from error
 
     def run(self, artifact: Artifact, work: Work) -> Outcome:
         """Train; a checkpoint in the stage's folder is gone on with."""
@@ -115,6 +126,8 @@ class Distil:
         objective: Any = alone
         if self.peers:
             objective = Mutual(alone, self.mutual, self.temperature, self.output)
+        if self.penalties:
+            objective = Penalised(objective, self.penalties, artifact.model)
         rehearse(learner, objective, stream)
         training = self._training(learner, objective, work)
         if training.resume():
@@ -157,6 +170,20 @@ class Distil:
 
         training.evaluate = evaluate if self.validate_every else None
         return training
+
+
+def check_layers(model: nn.Module, losses: Sequence[Term], stage: str) -> None:
+    """Make sure that a model has the layers that losses look at.
+
+    Raises:
+        ConfigError: it has not; names the stage, the loss and the nearest layers.
+    """
+    for term in losses:
+        for path in term.layers:
+            try:
+                module_at(model, path)
+            except ConfigError as error:
+                raise ConfigError(f"stage {stage!r}, loss {term.name!r}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

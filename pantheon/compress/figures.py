@@ -88,16 +88,17 @@ def likenesses(
     with torch.inference_mode():
         for batch in stream:
             batch = batch.to(torch.device(device))
-            answer = _logits(model, batch.inputs, field)
+            found = answer(model, batch.inputs, field)
             if field in batch.knowledge:
                 mask = batch.mask & batch.knowledge.mask[field]
-                teacher.add(answer, batch.knowledge[field], mask)
+                teacher.add(found, batch.knowledge[field], mask)
             if other is not None:
-                first.add(answer, _logits(other, batch.inputs, field), batch.mask)
+                first.add(found, answer(other, batch.inputs, field), batch.mask)
     return _told(teacher), _told(first)
 
 
-def _logits(model: nn.Module, inputs: Any, field: str) -> Tensor:
+def answer(model: nn.Module, inputs: Any, field: str) -> Tensor:
+    """What a model answers under a name."""
     return pick_output(call_student(model, inputs), field)
 
 

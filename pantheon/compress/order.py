@@ -10,8 +10,15 @@ from pantheon.compress.stage import Phase, Stage
 from pantheon.errors import ConfigError
 
 AFTER: dict[Phase, tuple[tuple[Phase, ...], str]] = {
-    "search": (("quantize",), "another architecture has no use for the scales that were found"),
-    "prune": (("quantize",), "the scales were found for the channels that are there"),
+    "search": (
+        ("quantize", "sparsify"),
+        "another architecture has no use for the scales and masks that were found",
+    ),
+    "prune": (
+        ("quantize", "sparsify"),
+        "the scales and masks were found for the channels that are there",
+    ),
+    "sparsify": (("quantize",), "the scales were found for the weights that are there"),
 }
 """Which phases must not come before a phase, and why."""
 

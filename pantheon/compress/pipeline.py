@@ -19,7 +19,7 @@ from pantheon.compress.figures import Measuring
 from pantheon.compress.order import check_stages
 from pantheon.compress.report import Figures, StageReport, figures_from
 from pantheon.compress.run_folder import RunFolder, read_json, write_json
-from pantheon.compress.stage import Metric, Outcome, Stage, Work, read_metric
+from pantheon.compress.stage import Metric, Outcome, Stage, Timing, Work, read_metric
 from pantheon.compress.watcher import Watcher
 from pantheon.config import load
 from pantheon.errors import CompressionError
@@ -233,6 +233,8 @@ class Pipeline:
             device=self.device,
             ranks=self.ranks,
             watcher=self.watcher,
+            agreement=self.agreement,
+            timing=Timing(self.measuring.batch, self.measuring.threads, self.measuring.seconds),
         )
         given = Artifact.load(kept.artifact(index - 1), self.device)
         before = given.digest()

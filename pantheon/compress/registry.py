@@ -18,6 +18,7 @@ from pantheon.quote import quoted
 HOMES = {
     "select_channels": "pantheon.compress.select",
     "fold_batchnorm": "pantheon.compress.fold",
+    "mask_weights": "pantheon.compress.prune.masking",
 }
 """The modules that register our own kinds, imported when an artifact asks for one."""
 

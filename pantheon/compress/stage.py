@@ -20,11 +20,26 @@ if TYPE_CHECKING:
     from pantheon.compress.artifact import Artifact
     from pantheon.training.history import Epoch
 
-Phase = Literal["analyse", "search", "prune", "train", "quantize", "export"]
+Phase = Literal["analyse", "search", "prune", "sparsify", "train", "quantize", "export"]
 """What a stage does to a model, for the rules of order."""
 
 Metric = Callable[[nn.Module, BatchStream], Mapping[str, float]]
 """The user's own measure: called with a model in evaluation mode, gradients off, and samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How latency is measured.
+
+    Args:
+        batch: rows.
+        threads: torch's.
+        seconds: to spend on it.
+    """
+
+    batch: int = 1
+    threads: int = 1
+    seconds: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +54,8 @@ class Work:
         device: where to compute.
         ranks: the processes that run the pipeline together.
         watcher: told how far it is.
+        agreement: the field of the knowledge that outputs are compared with.
+        timing: how latency is measured.
     """
 
     folder: Path
@@ -48,6 +65,8 @@ class Work:
     device: str = "cpu"
     ranks: Ranks = field(default_factory=Ranks)
     watcher: Watcher = field(default_factory=Watcher)
+    agreement: str = "logits"
+    timing: Timing = field(default_factory=Timing)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """The metric on the validation part; empty without one of them."""

@@ -85,6 +85,18 @@ class Cuttable:
         ids = sliced(at.ids, at.order.size, n, seed)
         return self.select(ids, shuffle=False, view=view)
 
+    def excerpt(self, n: int, seed: int = 0) -> Self:
+        """At most `n` samples, as `slice` has them, read by this process alone.
+
+        Ranks that share this stream do not share what is cut from it so.
+        """
+        at = self._read_in()
+        view = fixed_view(at.views, seed) if at.fixed is None else at.fixed
+        ids = sliced(at.ids, at.order.size, min(n, at.order.size), seed)
+        alone = {"rank": 0, "world": 1, "drop_last": False, "shuffle": False}
+        changed = {"ids": ids} | ({} if view is None else {"view": view})
+        return self._keep(self._again(alone | changed))
+
     def split(self, k: int, seed: int = 0) -> tuple[Self, ...]:
         """`k` streams that share the samples, of the same size give or take one sample.
 

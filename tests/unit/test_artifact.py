@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from examples.vision import nets
 from pantheon.compress import folder as folders
 from pantheon.compress.artifact import Artifact
-from pantheon.compress.dependency import prune_edit
 from pantheon.compress.fold import FoldBatchNorm
+from pantheon.compress.prune.dependency import prune_edit
 from pantheon.compress.registry import Edit, register
 from pantheon.compress.select import SelectChannels
 from pantheon.errors import (

@@ -14,7 +14,7 @@ import torch_pruning
 from torch import Tensor, nn
 
 from examples.vision import nets
-from pantheon.compress.dependency import prune_edit
+from pantheon.compress.prune.dependency import prune_edit
 from pantheon.errors import CompressionError, ConfigError
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from pantheon.errors import ConfigError, ResumeMismatch
 from pantheon.sampling.sample_stream import SampleStream
@@ -161,3 +162,17 @@ def test_ranks_share_every_batch_of_a_stream_without_teachers() -> None:
     a, b = (list(SampleStream(Views(), 2, shuffle=True, rank=r, world=2)) for r in (0, 1))
     joined = [x.ids[x.mask].tolist() + y.ids[y.mask].tolist() for x, y in zip(a, b, strict=True)]
     assert joined == one
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_excerpt_is_read_by_each_rank_alone(rank: int) -> None:
+    data = TensorDataset(torch.arange(21.0)[:, None])
+    shared = SampleStream(data, 8, rank=rank, world=2, drop_last=True)
+    some = [int(i) for batch in shared.excerpt(10, seed=3) for i in batch.ids[batch.mask]]
+    assert some == [
+        int(i)
+        for batch in SampleStream(data, 5, rank=0, world=1).slice(10, seed=3)
+        for i in batch.ids[batch.mask]
+    ]
+    every = [int(i) for batch in shared.excerpt(100) for i in batch.ids[batch.mask]]
+    assert sorted(every) == list(range(21))

@@ -19,6 +19,9 @@ from pantheon.compress.report_page.section import (
     texts,
 )
 
+ELSEWHERE = ("pruning", "sparsity")
+"""Figures that have a panel of their own."""
+
 
 @panel("summary", place=10)
 def summary(runs: Sequence[Run], choice: Choice) -> Section:
@@ -49,7 +52,8 @@ def stages(runs: Sequence[Run], choice: Choice) -> Section | None:
             parts.append(Heading(name, report.phase))
             parts.append(_said(report))
             parts.append(_beside(report))
-            if found := rows_of(report.figures):
+            rest = {k: v for k, v in report.figures.items() if k not in ELSEWHERE}
+            if found := rows_of(rest):
                 parts.append(Table(texts("found by the stage", "value"), found))
     return Section("Stages, before and after", parts) if parts else None
 
