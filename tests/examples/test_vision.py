@@ -1,4 +1,4 @@
-"""The example of vision, shortened: one command trains, serves, dumps, distils and exports."""
+"""The example of vision, shortened: one command trains, serves, dumps, distils, prunes, exports."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def folder(tmp_path: Path) -> Path:
         text = re.sub(r"width: [\d.]+", "width: 0.125, classes: 4", text)
         text = re.sub(r"epochs: \d+", "epochs: 1", text).replace("batch_size: 64", "batch_size: 32")
         text = text.replace("every: 100", "every: 2")
+        text = text.replace("validation: 1000", "validation: 16, ratios: [0.3, 0.6]")
         (tmp_path / "examples" / "vision" / path.name).write_text(
             text + ("threads: 1\nlatency: {seconds: 0.1}\n" if "stages:" in text else "")
         )
@@ -39,8 +40,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(280)
-def test_one_command_distils_from_two_teachers_and_exports(folder: Path) -> None:
-    command = [sys.executable, "-m", "pantheon", "compress", "examples/vision/distil.yaml"]
+def test_one_command_distils_from_two_teachers_prunes_and_exports(folder: Path) -> None:
+    command = [sys.executable, "-m", "pantheon", "compress", "examples/vision/prune.yaml"]
     done = subprocess.run(
         command,
         cwd=folder,
@@ -60,3 +61,11 @@ def test_one_command_distils_from_two_teachers_and_exports(folder: Path) -> None
     assert (folder / "runs" / "vision" / "knowledge-vgg" / "manifest.json").exists()
     for teacher in ("resnet", "vgg"):
         assert (folder / "runs" / "vision" / teacher / "summary.json").exists()
+    pruned = folder / "runs" / "vision" / "prune"
+    first, last = (
+        json.loads((pruned / n / "report.json").read_text()) for n in ("1-prune", "2-distil")
+    )
+    table = first["figures"]["pruning"]["cycles"][0]["sensitivity"]
+    assert (table["by"], table["samples"], len(table["points"])) == ("kl", 16, 14)
+    assert 0.45 < last["after"]["macs"] / first["before"]["macs"] < 0.55
+    onnx.checker.check_model(onnx.load(pruned / "3-export" / "model.onnx"))
