@@ -24,6 +24,9 @@ from pantheon.compress.run_folder import write_json
 
 ROOT = Path(__file__).parents[1]
 SPEC, RUNS = ROOT / "benchmarks" / "table.yaml", Path("runs/table")
+FRESH = {"stage": "run", "name": "fresh", "run": "benchmarks.fresh:fresh", "phase": "train"}
+"""The stage that forgets all weights and keeps the shape."""
+
 PARTS = {n: f"examples.vision.data:{n}_part" for n in ("train", "validation", "test")}
 
 
@@ -94,10 +97,19 @@ class Table:
             more = (spec["E"] + spec["F"]) // 2 if row == "plateau" else 0
             return made | self._train(cross_entropy, spec["F"] + more, spec["tune"])
         asked = spec["rows"][row]
-        made["stream"]["teachers"] = {t: str(self._knowledge(t)) for t in asked["teachers"]}
-        if len(asked["teachers"]) > 1:
+        taught = asked.get("teachers", ())
+        if taught:
+            made["stream"]["teachers"] = {t: str(self._knowledge(t)) for t in taught}
+        if len(taught) > 1:
             made["stream"]["merge"] = {"logits": "mean"}
-        return made | self._train(asked["losses"], spec["F"], spec["tune"])
+        losses = asked.get("losses", cross_entropy)
+        if asked.get("scratch"):
+            trained = self._train(losses, spec["E"] + spec["F"], {})
+        else:
+            trained = self._train(losses, asked.get("epochs", spec["F"]), spec["tune"])
+        before = [{"stage": "prune", **asked["prune"]}] if "prune" in asked else []
+        before += [FRESH] if asked.get("scratch") else []
+        return made | {"stages": [*before, *trained["stages"]]}
 
     def _common(self, seed: int) -> dict[str, Any]:
         return {
@@ -210,13 +222,21 @@ class Table:
 
     def _weights(self, row: str, seed: int) -> str:
         """The digest of the weights that a cell came to here."""
-        report = self.home / self.folder(row, seed) / "1-distil" / "report.json"
-        return str(json.loads(report.read_text())["digest"])
+        return str(self._report(row, seed)["digest"])
+
+    def _report(self, row: str, seed: int, stage: int | None = None) -> dict[str, Any]:
+        """What a stage of a cell came to; by default the training."""
+        stages = self._described(row, seed)["stages"]
+        number = len(stages) if stage is None else stage
+        name = stages[number - 1].get("name", stages[number - 1]["stage"])
+        path = self.home / self.folder(row, seed) / f"{number}-{name}" / "report.json"
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
 
     def _made(self, row: str, seed: int, made: Mapping[str, Any]) -> dict[str, Any]:
         """What a finished cell came to."""
         folder = self.home / made["folder"]
-        report = json.loads((folder / "1-distil" / "report.json").read_text())
+        report = self._report(row, seed)
         test = json.loads((folder / "summary.json").read_text())["test"]["result"]
         history = enumerate(report["history"], 1)
         return {
@@ -228,14 +248,22 @@ class Table:
             "validation": {n: e["metrics"]["top1"] for n, e in history if e["metrics"]},
             "losses": report["history"][-1]["losses"],
             "after": report["after"],
-            "epochs": made["stages"][0]["epochs"],
+            "epochs": made["stages"][-1]["epochs"],
             "samples": report["samples"],
             "seconds": sum(epoch["seconds"] for epoch in report["history"]),
             "digest": report["digest"],
             "from": {need: self._weights(need, s) for need, s in self.needs(row, seed)},
             "torch": str(torch.__version__),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {self.device}",
+            **self._cut(row, seed),
         }
+
+    def _cut(self, row: str, seed: int) -> dict[str, Any]:
+        """What a row had come to when it was cut, before it was trained; on the validation part."""
+        if self._described(row, seed)["stages"][0]["stage"] != "prune":
+            return {}
+        after = self._report(row, seed, 1)["after"]
+        return {"cut": {name: after[name] for name in ("macs", "parameters", "metric")}}
 
     def _pantheon(self, *arguments: str, log: Any) -> None:
         """Run a command; its output goes to the cell's log."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from benchmarks.paired import Difference
@@ -37,6 +39,7 @@ def write(table: Table) -> None:
     """Write the page and its picture."""
     lines = [_head(table)]
     lines += [*_accuracies(table), "", *_rows(table), "", *_teachers(table), *_plateau(table)]
+    lines += _cuts(table)
     lines += [f"- {note}" for note in table.spec.get("notes", ())]
     if _picture(table):
         lines += ["", "![Accuracy of every row and seed](results.png)"]
@@ -96,7 +99,7 @@ def _rows(table: Table) -> list[str]:
     for row, asked in table.spec["rows"].items():
         found = difference(table, row, baseline)
         verdict = _verdict(table, found, asked["target"])
-        lines.append(f"| {row} | {_told(found)} | +{asked['target']} | {verdict} |")
+        lines.append(f"| {row} | {_told(found)} | {asked['target']:+} | {verdict} |")
     for row, other in (*((row, baseline) for row in table.rows), ("plateau", "B+")):
         if seeds := apart(table, row, other):
             told = ", ".join(map(str, seeds))
@@ -147,6 +150,32 @@ def _plateau(table: Table) -> list[str]:
         f"- Plateau: {more} epochs more than B+ add {_told(found)} points over {found.seeds} "
         f"seeds; less than {most} are asked for: **{said}**."
     ]
+
+
+def _cuts(table: Table) -> list[str]:
+    """What rows had come to when they were cut, before they were trained."""
+    found = {row: _cut(table, row) for row in table.rows if "prune" in table.spec["rows"][row]}
+    cut = {row: values for row, values in found.items() if values}
+    if not cut:
+        return []
+    lines = [
+        "",
+        "Before any training, with batch norms measured anew, on the validation part:",
+        "",
+        "| row | seeds | M MACs | top-1, mean ± sd |",
+        "|---|---|---|---|",
+    ]
+    for row, records in cut.items():
+        tops = [record["metric"]["top1"] for record in records]
+        sd = f" ± {np.std(tops, ddof=1):.2f}" if len(tops) > 1 else ""
+        macs = np.mean([record["macs"] for record in records]) / 1e6
+        lines.append(f"| {row} | {len(tops)} | {macs:.2f} | {np.mean(tops):.2f}{sd} |")
+    return lines
+
+
+def _cut(table: Table, row: str) -> list[dict[str, Any]]:
+    found = (table.record(row, seed) for seed in accuracies(table, row))
+    return [record["cut"] for record in found if record and "cut" in record]
 
 
 def _picture(table: Table) -> bool:
