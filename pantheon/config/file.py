@@ -83,17 +83,18 @@ def _keys(kind: type[BaseModel], loc: Place) -> list[str]:
     """The keys valid in the section at `loc`."""
     choice = [kind]
     for part in loc:
+        # What pydantic adds for the member of a union, its tag or name, may be a key of another.
+        members = [k for k in choice if part in (k.__name__, *_tags(k))] if choice[1:] else []
         fields = [
             info
             for kind in choice
             for name, info in kind.model_fields.items()
             if part == (info.alias or name)
         ]
-        if fields:
+        if members:
+            choice = members
+        elif fields:
             choice = list(_sections(fields[0].annotation)) or choice
-        else:
-            # What pydantic adds for the member of a union: its tag, or its name.
-            choice = [k for k in choice if part in (k.__name__, *_tags(k))] or choice
     return [info.alias or name for name, info in choice[0].model_fields.items()]
 
 
