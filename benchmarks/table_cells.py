@@ -295,8 +295,14 @@ def accuracies(table: Table, row: str) -> dict[int, list[float]]:
     return {seed: record["regions"] for seed, record in found.items() if record}
 
 
-def difference(table: Table, row: str, baseline: str) -> Difference | None:
-    """How much better a row is, over the seeds that both have; None for fewer than two."""
+def difference(
+    table: Table, row: str, baseline: str, *, photographs: bool = False
+) -> Difference | None:
+    """How much better a row is, over the seeds that both have; None for fewer than two.
+
+    Args:
+        photographs: whether regions of one photograph count as one sample of what there could be.
+    """
     ours, theirs = accuracies(table, row), accuracies(table, baseline)
     seeds = sorted(ours.keys() & theirs.keys())
     if len(seeds) < 2:
@@ -305,7 +311,8 @@ def difference(table: Table, row: str, baseline: str) -> Difference | None:
         np.array([ours[s] for s in seeds]),
         np.array([theirs[s] for s in seeds]),
     )
-    return compare(*pair, [region.photograph for region in regions(len(pair[0][0]))])
+    found = regions(len(pair[0][0]))
+    return compare(*pair, [region.photograph for region in found] if photographs else None)
 
 
 def apart(table: Table, row: str, baseline: str) -> list[int]:
