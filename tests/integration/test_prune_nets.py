@@ -87,10 +87,9 @@ def step_of(structure: Structure, rankings: Mapping[str, Ranking], whole: nn.Mod
 
 
 def levels(criterion: str, rankings: Mapping[str, Ranking]) -> dict[str, Level]:
-    found = {
-        "uniform": uniform(rankings),
-        "global": everywhere(rankings, CRITERIA[criterion].across),
-    }
+    found = {"uniform": uniform(rankings)}
+    if CRITERIA[criterion].across:
+        found["global"] = everywhere(rankings, across=True)
     # PaddleSlim's OptSlim goes by the scales of batch norms in each layer.
     return found | ({"energy": energy(rankings)} if criterion == "bn_scale" else {})
 
@@ -132,7 +131,7 @@ def test_a_net_without_units_answers_as_if_they_were_silent(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", NETS)
 def test_a_net_by_every_criterion(name: str, tmp_path: Path) -> None:
     artifact, inputs = made(name), inputs_of(name)
@@ -154,11 +153,13 @@ def test_a_net_by_every_criterion(name: str, tmp_path: Path) -> None:
             continue
         structure = ranked.structure(artifact.model, one)
         rankings = ranked.rankings(structure, artifact.model, found, seed=0)
-        allowed = max(0.02, step_of(structure, rankings, artifact.model))
         for strategy, level in levels(criterion, rankings).items():
             left = 0.5 if criterion != "bn_scale" else 0.7  # not all layers are followed by one
             reached = cut(structure, rankings, level, cost, left, {})
-            assert abs(reached.left - left) <= allowed, (criterion, strategy)
+            apart = abs(reached.left - left)
+            if apart > 0.02:
+                step = step_of(structure, rankings, artifact.model)
+                assert apart <= step, (criterion, strategy)
             model = structure.pruned(chosen(rankings, reached.counts)).train()
             model.zero_grad()
             torch.stack(

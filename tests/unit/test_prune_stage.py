@@ -234,6 +234,7 @@ def stopped_at_every_point(make: Callable[[], Any], folder: Path, metric: Any = 
     raise AssertionError("it never ended")
 
 
+@pytest.mark.timeout(180)
 def test_a_stage_stopped_anywhere_in_its_cycles_ends_with_the_same_bits(tmp_path: Path) -> None:
     def make() -> Prune:
         return Prune(ranked=ranked(), remove=0.75, cycles=2, distil=TRAINED)

@@ -182,6 +182,7 @@ def test_zeros_stay_zero_in_this_training_and_in_later_ones(tmp_path: Path) -> N
     assert all(torch.equal(masked_weight(layers[p]) == 0, gone) for p, gone in before.items())
 
 
+@pytest.mark.timeout(180)
 def test_a_training_stopped_at_any_step_ends_with_the_same_bits(tmp_path: Path) -> None:
     whole = run(GROWING, tmp_path / "whole").artifact.digest()
     for stop in range(1, 9):
