@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ import pytest
 from onnx import numpy_helper
 
 from pantheon.compress.artifact import Artifact
-from tests.integration.test_compress import CODE, TEACHER, compress, environment, finished
+from tests.integration.test_compress import CODE, TEACHER, environment, finished, kill_when
 
 PIPELINE = """
 folder: run
@@ -70,16 +67,6 @@ def results(folder: Path) -> dict[str, Any]:
         "found": {n: r["figures"] for n, r in reports.items() if n != "4-export"},
         "losses": {n: [e["losses"] for e in r["history"]] for n, r in reports.items()},
     }
-
-
-def kill_when(there: Callable[[], bool], here: Path) -> None:
-    with compress(here, "pipeline.yaml", "--resume") as process:
-        end = time.monotonic() + 150
-        while not there() and process.poll() is None and time.monotonic() < end:
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert process.returncode == -signal.SIGKILL, process.stderr
 
 
 @pytest.mark.timeout(400)

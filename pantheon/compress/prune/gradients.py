@@ -41,37 +41,70 @@ def gradients(
     """
     losses = copy.deepcopy(losses)
     learner, objective = learner_of(model, losses).to(device), Objective(losses)
-    paths = dict.fromkeys(rows.path for g in groups.values() for rows in makers_of(model, g))
-    layers = {path: module_at(model, path) for path in paths}
-    weights = {path: layer.get_parameter("weight") for path, layer in layers.items()}
-    sums, saliency, read, batches = dict[str, Tensor](), dict[str, Tensor](), 0, 0
+    sums = _Sums(model, groups)
     with as_it_was(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         rehearse(learner, objective, stream)
         learner.eval()
         learner.rehearsing = True  # Layers are tapped in evaluation mode too.
         for parameter in model.parameters():
-            parameter.requires_grad_(any(parameter is weight for weight in weights.values()))
+            parameter.requires_grad_(any(parameter is weight for weight in sums.weights))
         for batch in stream:
             batch = batch.to(torch.device(device))
             found = objective(call_student(learner, batch.inputs), batch)
             total = torch.stack(tuple(found.values())).sum()
-            every = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
-            rows = {
-                path: _rows(layers[path], weights[path], gradient)
-                for path, gradient in zip(weights, every, strict=True)
-            }
-            _require_finite(rows)
-            _add(sums, rows)
-            _add(saliency, {name: _saliency(model, g, rows) for name, g in groups.items()})
-            read, batches = read + int(batch.mask.sum()), batches + 1
-    if not batches:
-        raise ConfigError("the stream has no batch to take gradients of; give it samples")
-    return Gradients(
-        {path: total / batches for path, total in sums.items()},
-        {name: total / batches for name, total in saliency.items()},
-        read,
-    )
+            every = torch.autograd.grad(total, sums.weights, allow_unused=True)
+            sums.add(every, int(batch.mask.sum()))
+    return sums.mean()
+
+
+class _Sums:
+    """Adds up gradients, batch by batch."""
+
+    def __init__(self, model: nn.Module, groups: Mapping[str, Group]) -> None:
+        self._makers = {name: makers_of(model, group) for name, group in groups.items()}
+        paths = dict.fromkeys(rows.path for makers in self._makers.values() for rows in makers)
+        self._layers = {path: module_at(model, path) for path in paths}
+        self.weights = [layer.get_parameter("weight") for layer in self._layers.values()]
+        self._held = self._by_path(self.weights)
+        self._gradients = {path: torch.zeros_like(held) for path, held in self._held.items()}
+        self._saliency = {name: torch.zeros(group.units) for name, group in groups.items()}
+        self._samples = self._batches = 0
+
+    def add(self, gradients: Sequence[Tensor | None], samples: int) -> None:
+        """Add those of one batch, in the order of `weights`."""
+        found = self._by_path(gradients)
+        _require_finite(found)
+        products = {path: (self._held[path] * each).sum(1) for path, each in found.items()}
+        for path, gradient in found.items():
+            self._gradients[path] += gradient
+        for name, makers in self._makers.items():
+            unit = torch.zeros_like(self._saliency[name])
+            for rows in makers:
+                parts = products[rows.path][torch.tensor(rows.indices)]
+                unit = unit.index_add(0, torch.tensor(rows.units), parts)
+            self._saliency[name] += unit.square()
+        self._samples, self._batches = self._samples + samples, self._batches + 1
+
+    def mean(self) -> Gradients:
+        """The means over all batches."""
+        if not self._batches:
+            raise ConfigError("the stream has no batch to take gradients of; give it samples")
+        return Gradients(
+            {path: total / self._batches for path, total in self._gradients.items()},
+            {name: total / self._batches for name, total in self._saliency.items()},
+            self._samples,
+        )
+
+    def _by_path(self, values: Sequence[Tensor | None]) -> dict[str, Tensor]:
+        """Weights or gradients with a row for each output channel, float32, on the CPU."""
+        pairs = zip(self._layers.items(), self.weights, values, strict=True)
+        return {
+            path: rows_of_layer(layer, torch.zeros_like(weight) if v is None else v.detach())
+            .float()
+            .cpu()
+            for (path, layer), weight, v in pairs
+        }
 
 
 @contextmanager
@@ -86,28 +119,6 @@ def as_it_was(model: nn.Module) -> Iterator[None]:
             module.training = mode
         for parameter, wanted in asked:
             parameter.requires_grad_(wanted)
-
-
-def _rows(layer: nn.Module, weight: Tensor, gradient: Tensor | None) -> Tensor:
-    """A gradient with a row for each output channel, float32, on the CPU."""
-    found = torch.zeros_like(weight) if gradient is None else gradient
-    return rows_of_layer(layer, found.detach()).float().cpu()
-
-
-def _add(sums: dict[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    for name, value in found.items():
-        sums[name] = value if name not in sums else sums[name] + value
-
-
-def _saliency(model: nn.Module, group: Group, gradients: Mapping[str, Tensor]) -> Tensor:
-    """Of each unit the squared sum of weight times gradient, in one batch."""
-    total = torch.zeros(group.units)
-    for rows in makers_of(model, group):
-        layer = module_at(model, rows.path)
-        weight = rows_of_layer(layer, layer.get_parameter("weight").detach()).float().cpu()
-        products = (weight * gradients[rows.path]).sum(1)[torch.tensor(rows.indices)]
-        total = total.index_add(0, torch.tensor(rows.units), products)
-    return total.square()
 
 
 def _require_finite(gradients: Mapping[str, Tensor]) -> None:

@@ -166,12 +166,7 @@ def structure_of(
         (4, {'2': 'its answers would have another shape'})
     """
     dependencies = Dependencies(model, example_inputs, seconds)
-    excluded = {}
-    for path in dependencies.layers():
-        if path in keep:
-            excluded[path] = "kept, as asked for"
-        elif only is not None and path not in only:
-            excluded[path] = "not among those that are to lose channels"
+    excluded = _left_out(dependencies.layers(), keep, only)
     found = coupled(dependencies, [p for p in dependencies.layers() if p not in excluded])
     every = {group.name: group for group in _groups(dependencies, found)}
     whole, groups = Structure(dependencies, every, {}, found), {}
@@ -184,15 +179,34 @@ def structure_of(
             excluded.update({path: why for path in paths if path not in keep})
         else:
             groups[name] = group
+    _require_some(groups, excluded, model)
+    lost = {rows.path for group in groups.values() for rows in group.makers}
+    left = {path: why for path, why in excluded.items() if path not in lost}
+    return Structure(dependencies, groups, left, found)
+
+
+def _left_out(
+    paths: Iterable[str], keep: Collection[str], only: Collection[str] | None
+) -> dict[str, str]:
+    """Why some layers take no part, by path."""
+    found = {}
+    for path in paths:
+        if path in keep:
+            found[path] = "kept, as asked for"
+        elif only is not None and path not in only:
+            found[path] = "not among those that are to lose channels"
+    return found
+
+
+def _require_some(
+    groups: Mapping[str, Group], excluded: Mapping[str, str], model: nn.Module
+) -> None:
     if not groups:
         told = "; ".join(f"{path}: {why}" for path, why in list(excluded.items())[:8])
         raise ConfigError(
             f"no layer of the {type(model).__name__} is left that may lose channels "
             f"({told or 'it has none'}); keep fewer of them, or prune another model"
         )
-    lost = {rows.path for group in groups.values() for rows in group.makers}
-    left = {path: why for path, why in excluded.items() if path not in lost}
-    return Structure(dependencies, groups, left, found)
 
 
 def _groups(dependencies: Dependencies, found: Coupled) -> list[Group]:

@@ -70,16 +70,10 @@ def reach(
         return known[key]
 
     fewer, more = level(0.0), level(1.0)
-    least = measured(more)
-    if least > left:
-        raise ConfigError(
-            f"{1 - left:.1%} cannot be removed: without all that may go {least:.1%} is left, so "
-            f"that {1 - least:.1%} is the most; ask for less, or let more layers lose more "
-            "channels"
-        )
+    _require_reachable(measured(more), left)
     low, high = 0.0, 1.0
     for _ in range(halvings):
-        if steps_between(rankings, fewer, more)[1:] == []:
+        if len(steps_between(rankings, fewer, more)) < 2:
             break
         middle = (low + high) / 2
         found = level(middle)
@@ -88,6 +82,15 @@ def reach(
         else:
             high, more = middle, found
     return _between(rankings, fewer, more, measured, left, known)
+
+
+def _require_reachable(least: float, left: float) -> None:
+    if least > left:
+        raise ConfigError(
+            f"{1 - left:.1%} cannot be removed: without all that may go {least:.1%} is left, so "
+            f"that {1 - least:.1%} is the most; ask for less, or let more layers lose more "
+            "channels"
+        )
 
 
 def _between(

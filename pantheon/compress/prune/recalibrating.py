@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pantheon.stream import BatchStream
+from pantheon.training.evaluating import evaluating
 from pantheon.training.objective import call_student
 
 
@@ -36,23 +37,19 @@ def recalibrate(model: nn.Module, stream: BatchStream, device: str = "cpu") -> i
     norms = [norm for norm in norms if norm.track_running_stats]
     if not norms:
         return 0
-    modes = [(module, module.training) for module in model.modules()]
     before = [(norm, norm.momentum, type(norm)) for norm in norms]
     samples = 0
     try:
-        model.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum, norm.training = None, True
-            if isinstance(norm, nn.SyncBatchNorm):  # One process does this alone.
-                norm.__class__ = _Alone  # type: ignore[assignment]
-        with torch.no_grad():
+        with evaluating(model):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum, norm.training = None, True
+                if isinstance(norm, nn.SyncBatchNorm):  # One process does this alone.
+                    norm.__class__ = _Alone  # type: ignore[assignment]  # it has the same fields
             for batch in stream:
                 call_student(model, batch.to(torch.device(device)).inputs)
                 samples += int(batch.mask.sum())
     finally:
-        for module, mode in modes:
-            module.training = mode
         for norm, momentum, kind in before:
             norm.momentum, norm.__class__ = momentum, kind
     return samples
