@@ -140,6 +140,15 @@ def test_a_second_cut_goes_on_from_the_masks_of_the_first(tmp_path: Path) -> Non
     assert [edit.kind for edit in second.artifact.edits] == ["mask_weights"]
 
 
+def test_a_second_cut_that_begins_lower_brings_nothing_back(tmp_path: Path) -> None:
+    first = run(Sparsify(sparsity=0.5), tmp_path / "first").artifact
+    gone = masked_weight(first.model.get_submodule("4")) == 0
+    growing = Sparsify(sparsity=0.6, initial=0.1, ramp=1.0, updates=4, distil=trained())
+    second = growing.run(first, work(tmp_path / "second"))
+    assert second.figures["sparsity"]["reached"] == pytest.approx(0.6, abs=0.01)
+    assert bool((masked_weight(second.artifact.model.get_submodule("4")) == 0)[gone].all())
+
+
 def test_weights_that_others_parametrised_are_left_out(tmp_path: Path) -> None:
     model = net()
     nn.utils.parametrizations.weight_norm(model.get_submodule("4"))

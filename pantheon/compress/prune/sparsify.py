@@ -154,7 +154,7 @@ class Sparsify:
         else:
             masks = magnitude_masks(weights, sparsity, across=self.across, block=self.block)
         for path, layer in layers.items():
-            mask_of(layer).mask.copy_(masks[path])
+            mask_of(layer).mask.logical_and_(masks[path])
 
     def _told(self, layers: dict[str, nn.Module]) -> dict[str, Any]:
         masks = {path: mask_of(layer).mask for path, layer in layers.items()}
