@@ -24,6 +24,9 @@ SILENT_BEATS = 3
 SHORT_S = 0.02
 """Waits up to this many seconds are business as usual and count as nobody's silence."""
 
+SETTLE_S = 0.5
+"""Seconds in which this process, after it was stopped, takes in what was sent to it meanwhile."""
+
 NOBODY = ""
 """Who is asked for the rows of a teacher that is gone, where the merges can do without it. It owes
 the answer until the rows are needed, as the teacher may be back before."""
@@ -57,6 +60,7 @@ class Vigil:
         self.outbox, self.caches, self.lease = outbox, caches, lease
         self._silence = dict.fromkeys(teachers, 0.0)
         self._since = self._until = self._left = fleet.clock()
+        self._stopped = False
         self._stalled, self._tell_at = 0.0, fleet.patience
         self._answered: dict[str, int] = {}
         self._alert = {
@@ -68,7 +72,7 @@ class Vigil:
     def begin(self, now: float) -> float:
         """A wait begins; when it has to be interrupted for `look`."""
         if now - self._left > SHORT_S:
-            self.ledger.away(now - self._left, now)
+            self._away(now - self._left, now)
         self._since = now
         times = (
             now + LOOK_S,
@@ -94,10 +98,12 @@ class Vigil:
         Raises:
             TeacherUnavailable: a teacher has said nothing for longer than its patience.
         """
-        missed = now - self._until
+        missed = max(0.0, now - self._until)
         if missed > LOOK_S:
-            self.ledger.away(missed, now)
-        waited = now - self._since - (missed if missed > LOOK_S else 0.0)
+            self._away(missed, now)
+        else:
+            missed, self._stopped = 0.0, False
+        waited = now - self._since - missed
         self._suspect(now)
         self._expire(now)
         if self.outbox.next_resend is not None:
@@ -106,6 +112,18 @@ class Vigil:
             self._lose_patience(waited)
         self._tell(waited)
         self._left = now
+
+    def _away(self, seconds: float, now: float) -> None:
+        """Count these seconds as nobody's silence.
+
+        After a stop this thread may run before the one that reads the sockets, so there is time
+        for that too; but only once, as one who is stopped in every wait has to lose patience some
+        day.
+        """
+        stopped = seconds > LOOK_S
+        settle = SETTLE_S if stopped and not self._stopped else 0.0
+        self.ledger.away(seconds + settle, now)
+        self._stopped = self._stopped or stopped
 
     def _tell(self, waited: float) -> None:
         """Log, less and less often, that those who say that they work do not get done."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,15 @@ def by_channel(layer: nn.Module, tensor: Tensor) -> Tensor:
     if isinstance(layer, nn.ConvTranspose2d) and tensor.ndim > 1:
         return tensor.transpose(0, 1)
     return tensor.T if isinstance(layer, nn.Embedding) else tensor
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The fresh process computes with one thread, and sums of several end in other bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("name", NETS)
