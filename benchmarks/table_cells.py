@@ -52,10 +52,9 @@ class Table:
         """What is compared with B and B+."""
         return tuple(self.spec["rows"])
 
-    @property
-    def seeds(self) -> int:
-        """How many seeds a row is judged by."""
-        return int(self.spec["seeds"])
+    def seeds(self, row: str) -> range:
+        """The seeds that a row is judged by."""
+        return range(self.spec["rows"].get(row, {}).get("seeds", self.spec["seeds"]))
 
     def needs(self, row: str, seed: int) -> list[tuple[str, int]]:
         """The cells that a cell begins with or learns from."""
@@ -135,10 +134,10 @@ class Table:
 
     def cells(self) -> list[tuple[str, int]]:
         """All cells, each after those that it needs."""
-        seeds = range(self.seeds)
         teachers = [(teacher, 0) for teacher in self.spec["teachers"]]
-        base, plateau = [("B", s) for s in seeds], [("plateau", s) for s in seeds]
-        return [*teachers, *base, *((r, s) for s in seeds for r in ("B+", *self.rows)), *plateau]
+        base, plateau = ([(row, s) for s in self.seeds(row)] for row in ("B", "plateau"))
+        rows = [(row, s) for row in ("B+", *self.rows) for s in self.seeds(row)]
+        return [*teachers, *base, *sorted(rows, key=lambda cell: cell[1]), *plateau]
 
     def record(self, row: str, seed: int) -> dict[str, Any] | None:
         """A finished cell; None if it is not.

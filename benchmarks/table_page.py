@@ -100,9 +100,11 @@ def _rows(table: Table) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     for row, asked in table.spec["rows"].items():
+        target = asked.get("target")
         every = [difference(table, row, baseline, photographs=p) for p in (False, True)]
-        told = [f"{_interval(d)} | {_verdict(table, d, asked['target'])}" for d in every]
-        lines.append(f"| {row} | {_told(every[0])} | {asked['target']:+} | {' | '.join(told)} |")
+        told = [f"{_interval(d)} | {_verdict(table, row, d, target)}" for d in every]
+        goal = "none: a control" if target is None else f"{target:+}"
+        lines.append(f"| {row} | {_told(every[0])} | {goal} | {' | '.join(told)} |")
     for row, other in (*((row, baseline) for row in table.rows), ("plateau", "B+")):
         if seeds := apart(table, row, other):
             which = ", ".join(map(str, seeds))
@@ -110,11 +112,11 @@ def _rows(table: Table) -> list[str]:
     return lines
 
 
-def _verdict(table: Table, found: Difference | None, target: float) -> str:
+def _verdict(table: Table, row: str, found: Difference | None, target: float | None) -> str:
     """None is given before all seeds are there."""
-    if found is None or found.seeds < table.seeds:
+    if found is None or found.seeds < len(table.seeds(row)):
         return "not run yet"
-    return f"**{found.verdict(target)}**"
+    return "" if target is None else f"**{found.verdict(target)}**"
 
 
 def _told(found: Difference | None) -> str:
@@ -177,7 +179,31 @@ def _cuts(table: Table) -> list[str]:
         sd = f" ± {np.std(tops, ddof=1):.2f}" if len(tops) > 1 else ""
         macs = np.mean([record["macs"] for record in records]) / 1e6
         lines.append(f"| {row} | {len(tops)} | {macs:.2f} | {np.mean(tops):.2f}{sd} |")
-    return lines
+    for row in cut:
+        lines += _beside(table, row)
+    return [*lines, ""]
+
+
+def _beside(table: Table, row: str) -> list[str]:
+    """How a row does beside another one of the same size, before training and after."""
+    asked = table.spec["rows"][row].get("beside")
+    if asked is None:
+        return []
+    other = asked["row"]
+    pairs = zip(_cut(table, row), _cut(table, other), strict=False)
+    before = [ours["metric"]["top1"] - theirs["metric"]["top1"] for ours, theirs in pairs]
+    found = difference(table, row, other)
+    if found is None or len(before) < len(table.seeds(row)):
+        return []
+    said = "met" if min(before) >= asked["before"] else "missed"
+    told = ", ".join(f"{points:+.2f}" for points in before)
+    return [
+        "",
+        f"{row} beside {other}: before training {told} points of the validation part, seed by "
+        f"seed; {asked['before']:+} are asked for, of each: **{said}**. After it {_told(found)} "
+        f"(95 %: {_interval(found)} over seeds and regions); {asked['after']:+} is asked for: "
+        f"**{found.verdict(asked['after'])}**.",
+    ]
 
 
 def _cut(table: Table, row: str) -> list[dict[str, Any]]:

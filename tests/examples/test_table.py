@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,20 @@ def spec() -> dict[str, Any]:
     made["teachers"] = {"resnet": made["teachers"]["resnet"] | {"model_args": SMALL, "epochs": 1}}
     made["rows"] = {"distil-1": made["rows"]["distil-1"]}
     return made
+
+
+@pytest.fixture
+def pruned(spec: dict[str, Any]) -> dict[str, Any]:
+    """With a row that is pruned, of one seed more than is run, and one beside it."""
+    cut = {"remove": 0.5, "one_shot": True}
+    spec["rows"] |= {
+        "uniform": {"seeds": 3, "prune": cut, "target": -1.0},
+        "random": {
+            "prune": cut | {"criterion": "random"},
+            "beside": {"row": "uniform", "before": 3, "after": -0.3},
+        },
+    }
+    return spec
 
 
 def _table(spec: dict[str, Any], home: Path) -> Table:
@@ -63,6 +78,41 @@ def test_each_cell_comes_after_what_it_needs(spec: dict[str, Any], tmp_path: Pat
     assert len(set(cells)) == len(cells) == 1 + 2 * 4
     for place, cell in enumerate(cells):
         assert set(table.needs(*cell)) <= set(cells[:place])
+
+
+def test_a_row_has_its_own_number_of_seeds(pruned: dict[str, Any], tmp_path: Path) -> None:
+    cells = _table(pruned, tmp_path).cells()
+    assert [cell for cell in cells if cell[0] == "uniform"] == [("uniform", s) for s in range(3)]
+    assert len([cell for cell in cells if cell[0] == "random"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_pruned_rows_are_told_before_and_after_training(
+    pruned: dict[str, Any], tmp_path: Path
+) -> None:
+    del pruned["rows"]["distil-1"], pruned["teachers"]["resnet"]
+    table = _table(pruned, tmp_path)
+    (tmp_path / "docs").mkdir()
+    for cell in (("B", 0), ("B", 1), ("B+", 0), ("B+", 1), ("uniform", 0), ("uniform", 1)):
+        table.run(*cell)
+    write(table)
+    page = (tmp_path / "docs" / "results.md").read_text()
+    assert re.search(r"\| uniform \| .* \| -1.0 \| .* \| not run yet \|", page)
+    assert "random beside" not in page
+    for seed in range(2):
+        table.run("random", seed)
+    write(table)
+    page = (tmp_path / "docs" / "results.md").read_text()
+    assert re.search(r"\| random \| .* \| none: a control \|", page)
+    assert "not run yet" in page
+    records = [[table.record(row, s) for s in range(2)] for row in ("random", "uniform")]
+    ours, theirs = ([r["cut"]["metric"]["top1"] for r in row if r] for row in records)
+    told = ", ".join(f"{a - b:+.2f}" for a, b in zip(ours, theirs, strict=True))
+    assert f"random beside uniform: before training {told} points" in page
+    for record in records[0]:
+        assert record is not None
+        assert record["after"]["macs"] == record["cut"]["macs"]
 
 
 @pytest.mark.slow
