@@ -20,7 +20,8 @@ from pantheon.compress.prune.costs import cost_of
 from pantheon.compress.prune.criteria import CRITERIA
 from pantheon.compress.prune.cutting import Ranked, cut
 from pantheon.compress.prune.gradients import gradients
-from pantheon.compress.prune.groups import Structure, structure_of
+from pantheon.compress.prune.grouping import structure_of
+from pantheon.compress.prune.groups import Structure
 from pantheon.compress.prune.ranking import Level, Ranking, chosen, energy, everywhere, uniform
 from pantheon.errors import ConfigError
 from pantheon.sampling.reading import slice_rows

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from pantheon.compress.prune.criteria import CRITERIA, Criterion, scores
 from pantheon.compress.prune.evidence import Evidence, evidence_of, rows_of_layer
 from pantheon.compress.prune.gradients import gradients
-from pantheon.compress.prune.groups import Structure, structure_of
+from pantheon.compress.prune.grouping import structure_of
+from pantheon.compress.prune.groups import Structure
 from pantheon.errors import ConfigError, NotFiniteError
 from pantheon.training.objective import Term
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from examples.vision import nets
 from pantheon.compress.prune.choosing import fixed_ratios
-from pantheon.compress.prune.groups import Structure, sharing, structure_of
+from pantheon.compress.prune.grouping import structure_of
+from pantheon.compress.prune.groups import Structure, sharing
 from pantheon.errors import CompressionError, ConfigError
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)

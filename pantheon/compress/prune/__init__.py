@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from pantheon.compress.prune.cutting import Ranked as Ranked
     from pantheon.compress.prune.dependency import prune_edit as prune_edit
     from pantheon.compress.prune.evidence import Evidence as Evidence
+    from pantheon.compress.prune.grouping import structure_of as structure_of
     from pantheon.compress.prune.groups import Group as Group
     from pantheon.compress.prune.groups import Structure as Structure
-    from pantheon.compress.prune.groups import structure_of as structure_of
     from pantheon.compress.prune.scanning import Scan as Scan
     from pantheon.compress.prune.sparsify import Sparsify as Sparsify
     from pantheon.compress.prune.stage import Prune as Prune
@@ -47,7 +47,8 @@ _HOMES = {
     "cutting": ("Ranked",),
     "dependency": ("prune_edit",),
     "evidence": ("Evidence",),
-    "groups": ("Group", "Structure", "structure_of"),
+    "grouping": ("structure_of",),
+    "groups": ("Group", "Structure"),
     "scanning": ("Scan",),
     "sparsify": ("Sparsify",),
     "stage": ("Prune",),

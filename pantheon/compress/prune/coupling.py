@@ -16,6 +16,21 @@ Channel = tuple[str, int]
 """A layer's path and one of its output channels."""
 
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where the channels of a group are in one layer.
+
+    Args:
+        path: of the layer.
+        indices: ``[k]`` of its output channels, or of the input channels that it reads.
+        units: ``[k]``, the unit that each belongs to.
+    """
+
+    path: str
+    indices: tuple[int, ...]
+    units: tuple[int, ...]
+
+
 class Coupling:
     """Sets of channels, merged as they are found to belong together.
 

@@ -12,7 +12,8 @@ from pantheon.compress.prune.choosing import fixed_ratios, paths_matching
 from pantheon.compress.prune.criteria import CRITERIA, Criterion, Score, bn_scale, scores
 from pantheon.compress.prune.dependency import MAKERS
 from pantheon.compress.prune.evidence import Gradients, evidence_of
-from pantheon.compress.prune.groups import Structure, structure_of
+from pantheon.compress.prune.grouping import structure_of
+from pantheon.compress.prune.groups import Structure
 from pantheon.compress.prune.ranking import Counts, Level, Ranking, chosen, rank
 from pantheon.compress.prune.reaching import HALVINGS, Reached, reach
 from pantheon.errors import ConfigError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
@@ -94,6 +95,26 @@ class Dependencies:
         """The layers of the traced model that make channels of their own, in its order."""
         there = self._graph.module2node
         return [p for m, p in self._paths.items() if isinstance(m, MAKERS) and m in there]
+
+    def untraced(self) -> list[str]:
+        """Layers that make channels of which none is known to come to the model's answer."""
+        there = self._graph.module2node
+        return [p for m, p in self._paths.items() if isinstance(m, MAKERS) and m not in there]
+
+    def between(self, makers: Collection[str], reader: str) -> list[str]:
+        """The operations without weights on the way from layers to one that reads them."""
+        seen, found = set[Any](), list[str]()
+        waiting = [self._graph.module2node[module_at(self.model, reader)]]
+        while waiting:
+            for node in waiting.pop().inputs:
+                if node in seen or self._paths.get(node.module) in makers:
+                    continue
+                seen.add(node)
+                waiting.append(node)
+                if node.module not in self._paths and node.grad_fn is not None:
+                    name = re.sub(r"Backward\d*$", "", node.grad_fn.name()).lower()
+                    found.append(name)
+        return list(dict.fromkeys(reversed(found)))
 
     def size(self, path: str) -> int:
         """How many output channels a layer has.

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from pantheon.compress.prune.groups import Group, Rows
+from pantheon.compress.prune.coupling import Rows
+from pantheon.compress.prune.groups import Group
 from pantheon.paths import module_at
 
 
