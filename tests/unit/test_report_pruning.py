@@ -55,6 +55,7 @@ def test_sensitivity_is_drawn_and_told_point_by_point() -> None:
         ["b.conv", "0.200", ""],
     ]
     assert excluded.rows[0][0].text == "head"
+    assert excluded.title == "layers that keep their channels: 1"
 
 
 def test_a_measurement_alone_is_shown_too() -> None:

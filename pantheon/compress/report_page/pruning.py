@@ -7,7 +7,7 @@ from typing import Any
 
 from pantheon.compress.report import StageReport
 from pantheon.compress.report_page.amounts import digits, number, numbers
-from pantheon.compress.report_page.drawing import COLOURS, canvas, plain, style
+from pantheon.compress.report_page.drawing import COLOURS, HEIGHT, canvas, plain, style
 from pantheon.compress.report_page.panels import Choice, panel
 from pantheon.compress.report_page.runs import Run
 from pantheon.compress.report_page.section import (
@@ -62,7 +62,8 @@ def _pruned(name: str, report: StageReport) -> Iterator[Part]:
     excluded = _mapping((cycles or [found])[-1].get("excluded")) if found else {}
     if excluded:
         rows = [texts(str(path), str(why)) for path, why in excluded.items()]
-        yield Table(texts("layer that keeps its channels", "why"), rows, folded=True)
+        kept = "layers that keep their channels"
+        yield Table(texts("layer", "why"), rows, title=f"{kept}: {len(rows)}", folded=True)
 
 
 def _said(found: Mapping[str, Any], cycles: Sequence[Mapping[str, Any]]) -> str:
@@ -115,14 +116,14 @@ def _sensitivity(name: str, table: Mapping[str, Any]) -> Iterator[Part]:
     what = "KL divergence, nats" if by == "kl" else f"fraction of {by} lost"
     worst = sorted(curves, key=lambda group: -max(loss for _, loss in curves[group]))
     drawn = [group for group in curves if group in worst[:CURVES]]
-    figure, axes = canvas()
+    figure, axes = canvas(HEIGHT + 0.09 * len(drawn))
     for index, group in enumerate(drawn):
         colour, marker, line = style(index)
         xs, ys = zip(*curves[group], strict=True)
         axes.plot(xs, ys, line, marker=marker, ms=4, color=colour, lw=1.4, label=plain(group))
     axes.set(xlabel="fraction of the channels removed", ylabel=plain(what))
     axes.set_title(plain(f"{name}: sensitivity"), fontsize=11)
-    axes.legend(frameon=False, fontsize=7, ncols=2)
+    figure.legend(loc="outside lower center", frameon=False, fontsize=7, ncols=2)
     yield Picture(f"sensitivity {name}", f"{what} by the fraction of channels removed", figure)
     ratios = sorted({ratio for points in curves.values() for ratio, _ in points})
     head = texts("layer", *(f"{100 * ratio:.0f} %" for ratio in ratios))
