@@ -1,0 +1,1 @@
+"""Quantization: which integers stand for a model's weights and activations."""
