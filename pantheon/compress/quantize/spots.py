@@ -1,0 +1,281 @@
+"""Which tensors of a model are rounded to integers, found on its exported graph."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from pantheon.errors import CompressionError, ConfigError
+from pantheon.training.evaluating import evaluating
+
+COMPUTE = {
+    "conv1d": "conv",
+    "conv2d": "conv",
+    "conv3d": "conv",
+    "conv_transpose1d": "conv",
+    "conv_transpose2d": "conv",
+    "conv_transpose3d": "conv",
+    "linear": "linear",
+    "add": "add",
+    "add_": "add",
+    "mul": "mul",
+    "mul_": "mul",
+    "cat": "cat",
+    "avg_pool1d": "pool",
+    "avg_pool2d": "pool",
+    "adaptive_avg_pool1d": "pool",
+    "adaptive_avg_pool2d": "pool",
+    "mean": "pool",
+}
+"""Operations of PyTorch that are computed with integers, by the kind that they are."""
+
+WEIGHTED = ("conv", "linear")
+"""Kinds with weights of their own."""
+
+FUSED = ("relu", "relu_", "hardtanh", "hardtanh_", "relu6")
+"""Activations that cost nothing after an operation with integers, which is clipped for them."""
+
+MOVES = (
+    "flatten", "view", "reshape", "unsqueeze", "squeeze", "permute", "transpose", "contiguous",
+    "clone", "dropout", "dropout_", "feature_dropout", "identity", "max_pool1d", "max_pool2d",
+    "max_pool3d", "slice", "select", "expand", "unflatten", "alias", "detach",
+)  # fmt: skip
+"""Operations that answer values that they were given, so that the same integers stand for them."""
+
+
+SPLITS = ("split", "split_with_sizes", "chunk", "unbind", "tensor_split")
+"""Operations that answer parts of what they are given."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Site:
+    """Where in a model's code a tensor is made.
+
+    Args:
+        path: of the module whose code makes it.
+        call: the name of the function that answers it; ``""`` for the module's own answer;
+            ``"input"`` of the whole model for what that is given.
+        number: which of such calls in one run of the model, from 0; of inputs, its place.
+
+    Example:
+        >>> str(Site("layer1.0", "add", 1)), str(Site("layer1.0.relu"))
+        ('layer1.0:add@1', 'layer1.0.relu')
+    """
+
+    path: str
+    call: str = ""
+    number: int = 0
+
+    def __str__(self) -> str:
+        call = f":{self.call}" if self.call else ""
+        return f"{self.path}{call}{f'@{self.number}' if self.number else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """Tensors that share one quantizer.
+
+    Args:
+        name: the first of its sites.
+        sites: where they are made and have to be rounded.
+        same: where they are answered as they are, after a concatenation, a pooling by maximum, or
+            another shape.
+    """
+
+    name: str
+    sites: tuple[Site, ...]
+    same: tuple[Site, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Spots:
+    """What of a model is rounded.
+
+    Args:
+        activations: in the order in which they are made.
+        weights: paths of the layers whose weights are, in the order in which they are called.
+        float: other operations that compute, by the site of what they answer: what they are.
+    """
+
+    activations: tuple[Spot, ...]
+    weights: tuple[str, ...]
+    float: Mapping[Site, str] = field(default_factory=dict)
+
+
+def spots_of(model: nn.Module, example_inputs: Any, keep: Collection[str] = ()) -> Spots:
+    """Find what to round: one quantizer for each tensor, where it is made.
+
+    What convolutions, linear layers, additions, products, concatenations and averages are given is
+    rounded, and what they answer, after the activation that is fused with them; what the model
+    answers is not. All that reads a tensor reads the same integers. A concatenation and what it is
+    given share a scale, and so does what only moves values.
+
+    Args:
+        model: with its batch norms folded; it is run in evaluation mode and not changed.
+        example_inputs: a tensor; or a tuple, list or mapping of the model's arguments.
+        keep: paths of modules that go on with real numbers.
+
+    Raises:
+        CompressionError: torch.export cannot follow the model.
+        ConfigError: nothing in it can be rounded.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2))
+        >>> found = spots_of(net, torch.ones(1, 3, 1, 1))
+        >>> [spot.name for spot in found.activations], found.weights
+        ([':input', '1'], ('0', '3'))
+    """
+    program = _exported(model, example_inputs)
+    found = _Reading(model, program, keep).spots()
+    if not found.weights:
+        raise ConfigError(
+            f"the {type(model).__name__} has no convolution or linear layer that is called and not "
+            "kept out; there is nothing to quantize"
+        )
+    return found
+
+
+def _exported(model: nn.Module, inputs: Any) -> torch.export.ExportedProgram:
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    match inputs:
+        case Mapping():
+            kwargs = dict(inputs)
+        case tuple() | list():
+            args = tuple(inputs)
+        case _:
+            args = (inputs,)
+    try:
+        with evaluating(model), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter about its own insides
+            return torch.export.export(model, args, kwargs)
+    except Exception as error:  # whatever it meets in a model that it does not know
+        told = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise CompressionError(
+            f"torch.export cannot follow the {type(model).__name__}: {type(error).__name__}: {told}"
+        ) from error
+
+
+class _Reading:
+    """A model's graph, read from its beginning to its end."""
+
+    def __init__(
+        self, model: nn.Module, program: torch.export.ExportedProgram, keep: Collection[str]
+    ) -> None:
+        self._model, self._keep = model, keep
+        inputs = [str(name) for name in program.graph_signature.user_inputs]
+        self._place = {node: place for place, node in enumerate(program.graph.nodes)}
+        self._nodes = [n for n in program.graph.nodes if n.op == "call_function" and _floats(n)]
+        self._inputs = [n for n in program.graph.nodes if n.name in inputs and _floats(n)]
+        self._known = {*self._nodes, *self._inputs}
+        self._site = {n: Site("", "input", inputs.index(n.name)) for n in self._inputs}
+        self._site |= _sites(model, self._nodes)
+        self._above = {node: node for node in self._known}
+
+    def spots(self) -> Spots:
+        """What is rounded."""
+        computed = [node for node in self._nodes if self._computes(node)]
+        wanted = {given for node in computed for given in self._given(node)}
+        wanted |= {_fused(n) for n in computed if _op(n) != "linear" or self._read_on(_fused(n))}
+        for node in self._nodes:
+            if _moves(node) or (_op(node) == "cat" and node in computed):
+                for given in self._given(node):
+                    self._above[self._top(given)] = self._top(node)
+        alike: dict[Node, list[Node]] = defaultdict(list)
+        for node in sorted(self._known, key=self._place.__getitem__):
+            alike[self._top(node)].append(node)
+        paths = [_path(node) for node in computed if COMPUTE[_op(node)] in WEIGHTED]
+        integer = {*computed, *map(_fused, computed)}
+        others = [n for n in self._nodes if n not in integer and not _moves(n)]
+        return Spots(
+            tuple(self._spot(nodes) for nodes in alike.values() if wanted.intersection(nodes)),
+            tuple(dict.fromkeys(paths)),
+            {self._site[node]: _op(node) for node in others},
+        )
+
+    def _spot(self, nodes: Sequence[Node]) -> Spot:
+        same = [n for n in nodes if _moves(n) or (_op(n) == "cat" and len(nodes) > 1)]
+        made = [self._site[node] for node in nodes if node not in same]
+        return Spot(str(made[0]), tuple(made), tuple(self._site[node] for node in same))
+
+    def _computes(self, node: Node) -> bool:
+        """Whether a node can be computed with integers, and is not kept out."""
+        kind, path = COMPUTE.get(_op(node)), _path(node)
+        if kind is None or any(path == k or path.startswith(f"{k}.") for k in self._keep):
+            return False
+        if kind in WEIGHTED:
+            # A weight that is no layer's own cannot be rounded once and for all.
+            layer = self._model.get_submodule(path)
+            return isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
+        return len(self._given(node)) >= (2 if kind in ("add", "mul") else 1)
+
+    def _given(self, node: Node) -> list[Node]:
+        """The activations that a node is given."""
+        return [given for given in node.all_input_nodes if given in self._known]
+
+    def _read_on(self, node: Node) -> bool:
+        """Whether something computes with what a node answers, so that it is no final answer."""
+        users = [user for user in node.users if user.op != "output"]
+        return any(not _moves(user) or self._read_on(user) for user in users)
+
+    def _top(self, node: Node) -> Node:
+        above = self._above[node]
+        return node if above is node else self._top(above)
+
+
+def _floats(node: Node) -> bool:
+    """Whether a node answers real numbers, in a tensor or in several."""
+    value = node.meta.get("val")
+    every = value if isinstance(value, tuple | list) and value else [value]
+    return all(isinstance(each, Tensor) and each.is_floating_point() for each in every)
+
+
+def _moves(node: Node) -> bool:
+    """Whether a node answers values that it was given."""
+    if _op(node) == "getitem":
+        return _op(node.all_input_nodes[0]) in SPLITS
+    return _op(node) in (*MOVES, *SPLITS)
+
+
+def _op(node: Node) -> str:
+    """The operation's name, such as ``"conv2d"``; that of an input is empty."""
+    if node.op != "call_function":
+        return ""
+    return str(getattr(node.target, "_opname", None) or getattr(node.target, "__name__", ""))
+
+
+def _path(node: Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    return re.sub(r"@\d+$", "", str(list(stack.values())[-1][0])) if stack else ""
+
+
+def _fused(node: Node) -> Node:
+    """The activation that reads a node alone; else the node itself."""
+    users = list(node.users)
+    fits = COMPUTE.get(_op(node)) in (*WEIGHTED, "add") and len(users) == 1
+    return users[0] if fits and _op(users[0]) in FUSED else node
+
+
+def _sites(model: nn.Module, nodes: Sequence[Node]) -> dict[Node, Site]:
+    """Where each node's tensor is made, in the terms of a running model."""
+    last: dict[str, Node] = {}
+    for node in nodes:
+        stack = node.meta.get("nn_module_stack")
+        if stack and _path(node) and not list(model.get_submodule(_path(node)).children()):
+            last[str(list(stack)[-1])] = node  # Of each call of a module without parts.
+    answers = set(last.values())
+    counts: Counter[tuple[str, str]] = Counter()
+    found = {}
+    for node in nodes:
+        key = _path(node), "" if node in answers else _op(node).rstrip("_")
+        found[node] = Site(*key, counts[key])
+        counts[key] += 1
+    return found
