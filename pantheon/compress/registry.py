@@ -19,6 +19,7 @@ HOMES = {
     "select_channels": "pantheon.compress.select",
     "fold_batchnorm": "pantheon.compress.fold",
     "mask_weights": "pantheon.compress.prune.masking",
+    "quantize": "pantheon.compress.quantize.edit",
 }
 """The modules that register our own kinds, imported when an artifact asks for one."""
 

@@ -55,6 +55,10 @@ SPLITS = ("split", "split_with_sizes", "chunk", "unbind", "tensor_split")
 """Operations that answer parts of what they are given."""
 
 
+INPUT = "input"
+"""The call of a site that is what the whole model is given."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Site:
     """Where in a model's code a tensor is made.
@@ -176,7 +180,7 @@ class _Reading:
         self._nodes = [n for n in program.graph.nodes if n.op == "call_function" and _floats(n)]
         self._inputs = [n for n in program.graph.nodes if n.name in inputs and _floats(n)]
         self._known = {*self._nodes, *self._inputs}
-        self._site = {n: Site("", "input", inputs.index(n.name)) for n in self._inputs}
+        self._site = {n: Site("", INPUT, inputs.index(n.name)) for n in self._inputs}
         self._site |= _sites(model, self._nodes)
         self._above = {node: node for node in self._known}
 

@@ -1,0 +1,111 @@
+"""Seeing what a model's tensors hold, and where to clip each before it is rounded."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pantheon.compress.quantize.edit import Activation
+from pantheon.compress.quantize.grid import Grid
+from pantheon.compress.quantize.observers import Observer, require_values
+from pantheon.compress.quantize.spots import Spots
+from pantheon.compress.quantize.taps import require_reached, tap
+from pantheon.errors import CompressionError, ConfigError
+from pantheon.sampling.reading import slice_rows
+from pantheon.stream import BatchStream
+from pantheon.training.evaluating import evaluating
+from pantheon.training.objective import call_student
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What was found of a model's tensors.
+
+    Args:
+        activations: the quantizers, in the order of the spots.
+        thresholds: of each, the largest value that is not clipped.
+        samples: how many were seen.
+    """
+
+    activations: tuple[Activation, ...]
+    thresholds: tuple[float, ...]
+    samples: int
+
+
+class _Seeing(nn.Module):
+    """Lets values pass, and has an observer see them."""
+
+    def __init__(self, name: str, observer: Observer) -> None:
+        super().__init__()
+        self.name, self.observer, self.signed = name, observer, False
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Values as they are."""
+        require_values(values, self.name)
+        self.signed = self.signed or bool((values < 0).any())
+        self.observer.see(values)
+        return values
+
+
+def calibrate(
+    model: nn.Module,
+    spots: Spots,
+    stream: BatchStream,
+    observer: Callable[[], Observer],
+    bits: int = 8,
+    device: str = "cpu",
+) -> Calibration:
+    """Run a model on samples and find the thresholds of its tensors.
+
+    A tensor of which nothing negative was seen gets unsigned integers.
+
+    Args:
+        model: as the spots were found in it; it is not changed.
+        stream: is read once, for its inputs.
+        observer: makes one for each spot.
+        bits: of the integers.
+
+    Raises:
+        ConfigError: the stream has no samples.
+        CompressionError: a tensor has values that are not finite, or nothing but zeros; or the
+            model's code does something else than its graph.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from pantheon.compress.quantize.observers import AbsMax
+        >>> from pantheon.compress.quantize.spots import spots_of
+        >>> class Batch(SimpleNamespace):
+        ...     def to(self, device): return self
+        >>> net, inputs = nn.Sequential(nn.ReLU(), nn.Linear(2, 2)), torch.tensor([[-1.0, 3.0]])
+        >>> batch = Batch(inputs=inputs, mask=torch.ones(1, dtype=torch.bool))
+        >>> found = calibrate(net, spots_of(net, inputs), [batch], AbsMax)
+        >>> found.thresholds, found.activations[0].grid
+        ((3.0,), Grid(bits=8, signed=False))
+    """
+    seeing = [_Seeing(spot.name, observer()) for spot in spots.activations]
+    watched = tap(copy.deepcopy(model), [spot.sites for spot in spots.activations], seeing)
+    samples = 0
+    with evaluating(watched):
+        for batch in stream:
+            batch = batch.to(torch.device(device))
+            rows = int(batch.mask.sum())  # Padding comes last.
+            if rows:
+                call_student(watched, slice_rows(batch.inputs, 0, rows))
+            samples += rows
+    if not samples:
+        raise ConfigError("calibration was given no samples; name a part that has some")
+    require_reached(watched)
+    grids = [Grid(bits, each.signed) for each in seeing]
+    thresholds = [each.observer.threshold(grid) for each, grid in zip(seeing, grids, strict=True)]
+    for each, threshold in zip(seeing, thresholds, strict=True):
+        if not threshold:
+            raise CompressionError(
+                f"{each.name} is 0 for all {samples} samples: no scale can be found for it; see "
+                "what the model is given, prune what is dead, or keep that layer out"
+            )
+    made = (Activation(s.sites, g) for s, g in zip(spots.activations, grids, strict=True))
+    return Calibration(tuple(made), tuple(thresholds), samples)

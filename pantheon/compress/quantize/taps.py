@@ -1,0 +1,220 @@
+"""Having tensors inside a model pass modules of our own; its code, paths and hooks stay."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from pantheon.compress.quantize.spots import INPUT, Site
+from pantheon.errors import CompressionError, ConfigError
+from pantheon.paths import module_at
+
+HOLDER = "quantizers"
+"""The name of the part of a model that holds the modules."""
+
+OURS, PATH = "_quantizers", "_quantizers_path"
+"""Attributes of the modules of a model: the holder, and the module's path."""
+
+SAME = {"relu6": "hardtanh", "concat": "cat", "concatenate": "cat", "radd": "add", "iadd": "add"}
+"""Functions of PyTorch by another name than the operation that they come to."""
+
+
+class Taps(nn.Module):
+    """Modules that tensors of another model pass, by where they are made.
+
+    Made by `tap`, which puts it into that model as ``quantizers``.
+
+    Args:
+        sites: of each module, those whose tensors pass it.
+        each: the modules, in the same order; they are called with a float tensor and answer one of
+            the same shape.
+
+    Attributes:
+        reached: the sites that were met so far.
+    """
+
+    def __init__(self, sites: Sequence[Sequence[Site]], each: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.each = nn.ModuleList(each)
+        self.reached: set[Site] = set()
+        self._place = {site: place for place, some in enumerate(sites) for site in some}
+        self._calls = {(site.path, site.call) for site in self._place}
+        self._functions = any(site.call not in ("", INPUT) for site in self._place)
+        # A model may be run by several threads at once.
+        self._runs: dict[int, list[_Run]] = {}
+
+    def forward(self, values: Any) -> Any:
+        """What it is given: a model that calls its parts one after the other calls this last."""
+        return values
+
+    @property
+    def sites(self) -> set[Site]:
+        """All sites."""
+        return set(self._place)
+
+    def begin(self) -> None:
+        """A run of the model begins in this thread."""
+        run = _Run()
+        self._runs.setdefault(threading.get_ident(), []).append(run)
+        if self._functions:
+            run.open.enter_context(_Watching(self))
+
+    def end(self) -> None:
+        """It is over, or has failed."""
+        runs = self._runs[threading.get_ident()]
+        run = runs.pop()
+        if not runs:
+            del self._runs[threading.get_ident()]
+        run.open.close()
+
+    @property
+    def run(self) -> _Run | None:
+        """The run in this thread; None outside one, as when a part of the model is called."""
+        runs = self._runs.get(threading.get_ident())
+        return runs[-1] if runs else None
+
+    def passed(self, path: str, call: str, value: Any) -> Any:
+        """What goes on in place of what a call has answered."""
+        run = self.run
+        if run is None or (path, call) not in self._calls or not _real(value):
+            return value
+        number = run.counts[path, call]
+        run.counts[path, call] += 1
+        return self.at(Site(path, call, number), value)
+
+    def at(self, site: Site, value: Tensor) -> Tensor:
+        """What goes on in place of what a site has made."""
+        place = self._place.get(site)
+        if place is None:
+            return value
+        self.reached.add(site)
+        answered: Tensor = self.each[place](value)
+        return answered
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run of a model: whose code is at work, and what it has called so far."""
+
+    open: ExitStack = field(default_factory=ExitStack)
+    stack: list[str] = field(default_factory=lambda: [""])
+    counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+class _Watching(TorchFunctionMode):
+    """Sees each function of PyTorch that the model's code calls."""
+
+    def __init__(self, taps: Taps) -> None:
+        super().__init__()
+        self._taps = taps
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        answer = func(*args, **(kwargs or {}))
+        run = self._taps.run
+        if run is None or not _real(answer):
+            return answer
+        name = getattr(func, "__name__", "").strip("_")
+        return self._taps.passed(run.stack[-1], SAME.get(name, name), answer)
+
+
+def tap(model: nn.Module, sites: Sequence[Sequence[Site]], each: Sequence[nn.Module]) -> nn.Module:
+    """Have tensors of a model pass modules, in place.
+
+    Args:
+        model: has no taps yet.
+        sites: of each module, where the tensors are made; see `pantheon.compress.quantize.spots`.
+        each: the modules.
+
+    Returns:
+        The model.
+
+    Raises:
+        ConfigError: it has taps, or a part of that name; or no module at a site's path.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+        >>> class Twice(nn.Module):
+        ...     def forward(self, x):
+        ...         return 2 * x
+        >>> with torch.no_grad():
+        ...     before = net(torch.ones(1, 2))
+        ...     torch.equal(tap(net, [[Site("1")]], [Twice()])(torch.ones(1, 2)), 2 * before)
+        True
+    """
+    if hasattr(model, HOLDER):
+        raise ConfigError(
+            f"the {type(model).__name__} has a part called {HOLDER!r}: it is quantized already, or "
+            "the name has to be another"
+        )
+    for site in (site for some in sites for site in some):
+        module_at(model, site.path)
+    taps = Taps(sites, each)
+    for path, module in model.named_modules():
+        # Past nn.Module, which would take the holder for a part of each.
+        vars(module)[OURS], vars(module)[PATH] = taps, path
+        if path:
+            module.register_forward_pre_hook(_into)
+            module.register_forward_hook(_out_of, always_call=True)
+    model.register_forward_pre_hook(_begin, with_kwargs=True)
+    model.register_forward_hook(_end, always_call=True)
+    model.add_module(HOLDER, taps)
+    return model
+
+
+def require_reached(model: nn.Module) -> None:
+    """Make sure that a model that was run has met all its sites.
+
+    Raises:
+        CompressionError: its code does something else than the graph that they were found on.
+    """
+    taps = getattr(model, HOLDER)
+    missed = sorted(taps.sites - taps.reached)
+    if missed:
+        raise CompressionError(
+            f"the {type(model).__name__} makes no tensor at {', '.join(map(str, missed[:5]))} when "
+            "it is run, though torch.export saw one there; keep that module out of quantization"
+        )
+
+
+def _real(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+# Hooks are functions of the module that they are given, so that a copy of a model has its own.
+
+
+def _begin(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+    taps: Taps = vars(model)[OURS]
+    taps.begin()
+    leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
+    made = [taps.at(Site("", INPUT, i), x) if _real(x) else x for i, x in enumerate(leaves)]
+    given: tuple[Any, Any] = pytree.tree_unflatten(made, spec)
+    return given
+
+
+def _end(model: nn.Module, args: Any, output: Any) -> None:
+    taps: Taps = vars(model)[OURS]
+    taps.end()
+
+
+def _into(module: nn.Module, args: Any) -> None:
+    run = vars(module)[OURS].run
+    if run is not None:
+        run.stack.append(vars(module)[PATH])
+
+
+def _out_of(module: nn.Module, args: Any, output: Any) -> Any:
+    taps: Taps = vars(module)[OURS]
+    if taps.run is None:
+        return output
+    path = taps.run.stack.pop()
+    return taps.passed(path, "", output)
