@@ -206,10 +206,10 @@ def test_a_part_that_is_called_alone_is_not_rounded() -> None:
 
 def test_it_learns_through_the_rounding() -> None:
     model = quantized(4).model
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     targets = torch.arange(4)
     losses = []
-    for _ in range(60):
+    for _ in range(100):
         loss = F.cross_entropy(model(IMAGES), targets)
         optimizer.zero_grad()
         loss.backward()
