@@ -60,6 +60,10 @@ class Taps(nn.Module):
         """All sites."""
         return set(self._place)
 
+    def by_site(self) -> dict[Site, nn.Module]:
+        """The module of each site."""
+        return {site: self.each[place] for site, place in self._place.items()}
+
     def begin(self) -> None:
         """A run of the model begins in this thread."""
         run = _Run()
@@ -170,6 +174,34 @@ def tap(model: nn.Module, sites: Sequence[Sequence[Site]], each: Sequence[nn.Mod
     return model
 
 
+def untap(model: nn.Module) -> nn.Module:
+    """Take the taps of a model out again, in place; a model without them is left as it is.
+
+    Example:
+        >>> net = tap(nn.Sequential(nn.ReLU()), [[Site("0")]], [nn.Identity()])
+        >>> untap(net)
+        Sequential(
+          (0): ReLU()
+        )
+    """
+    if not isinstance(getattr(model, HOLDER, None), Taps):
+        return model
+    delattr(model, HOLDER)
+    for module in model.modules():
+        for name in (OURS, PATH):
+            vars(module).pop(name, None)
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for number in [n for n, hook in hooks.items() if hook in HOOKS]:
+                del hooks[number]
+                for flags in (
+                    module._forward_hooks_with_kwargs,
+                    module._forward_hooks_always_called,
+                    module._forward_pre_hooks_with_kwargs,
+                ):
+                    flags.pop(number, None)
+    return model
+
+
 def require_reached(model: nn.Module) -> None:
     """Make sure that a model that was run has met all its sites.
 
@@ -218,3 +250,6 @@ def _out_of(module: nn.Module, args: Any, output: Any) -> Any:
         return output
     path = taps.run.stack.pop()
     return taps.passed(path, "", output)
+
+
+HOOKS = (_begin, _end, _into, _out_of)

@@ -1,0 +1,177 @@
+"""Nets of the papers as real integers: their kernels, their size, their answers."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pantheon.compress.export import Export
+from pantheon.compress.quantize.calibrating import calibrate
+from pantheon.compress.quantize.edit import Quantize, Weight
+from pantheon.compress.quantize.integers import (
+    float_operators,
+    is_quantized,
+    plain,
+    write_integers,
+)
+from pantheon.compress.quantize.observers import AbsMax
+from pantheon.compress.quantize.rounding import Rounder
+from pantheon.compress.quantize.spots import spots_of
+from pantheon.errors import ConfigError
+from tests.unit.test_quantize_model import Block, Stream
+from tests.unit.test_quantize_spots import folded
+
+IMAGES = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def quantized(model: nn.Module, inputs: Tensor = IMAGES, bits: int = 8) -> nn.Module:
+    spots = spots_of(model, inputs)
+    found = calibrate(model, spots, Stream(inputs), AbsMax, bits=bits)
+    weights = {path: Weight(bits) for path in spots.weights}
+    made = Quantize(found.activations, weights).apply(copy.deepcopy(model)).eval()
+    rounders = [module for module in made.modules() if isinstance(module, Rounder)]
+    for rounder, threshold in zip(rounders, found.thresholds, strict=True):
+        rounder.threshold.fill_(threshold)
+    return made
+
+
+def written(model: nn.Module, folder: Path, inputs: Tensor = IMAGES) -> tuple[Path, Path]:
+    float_file, file = folder / "model.onnx", folder / "model.int8.onnx"
+    Export().write(plain(model), inputs, float_file)
+    write_integers(model, inputs, float_file, file)
+    return float_file, file
+
+
+def answered(file: Path, inputs: Tensor = IMAGES) -> Tensor:
+    made = session(file)
+    return torch.from_numpy(made.run(None, {made.get_inputs()[0].name: inputs.numpy()})[0])
+
+
+def session(file: Path, optimized: Path | None = None) -> Any:
+    from onnxruntime import InferenceSession, SessionOptions
+
+    options = SessionOptions()
+    options.log_severity_level = 3
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    return InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def kernels(file: Path, folder: Path) -> Counter[str]:
+    """The operators that run, after all of ONNX Runtime's optimisations."""
+    import onnx
+
+    session(file, folder / "optimized.onnx")
+    return Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("vgg16", {"QLinearConv": 13, "QGemm": 1}),
+        ("resnet18", {"QLinearConv": 20, "QLinearAdd": 8, "QGemm": 1}),
+        ("mobilenet_v1", {"QLinearConv": 27, "QGemm": 1}),
+        ("mobilenet_v2", {"QLinearConv": 52, "QLinearAdd": 10, "QGemm": 1}),
+    ],
+)
+@torch.no_grad()
+def test_nets_are_computed_with_integers_from_end_to_end(
+    name: str, expected: dict[str, int], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    net = folded(name)
+    model = quantized(net)
+    float_file, file = written(model, tmp_path)
+    found = kernels(file, tmp_path)
+    assert {kind: found[kind] for kind in expected} == expected
+    assert not {"Conv", "FusedConv", "NhwcFusedConv", "Add", "Gemm", "MatMul"} & set(found)
+    assert file.stat().st_size < 0.28 * float_file.stat().st_size
+    assert [kind for kind, _ in float_operators(file)] == ["ReduceMean"]
+    # The float file is the model as it was, and the integers answer what the rounded model does.
+    largest = float(net(IMAGES).abs().max())
+    assert torch.allclose(answered(float_file), net(IMAGES), atol=1e-4 * largest)
+    # A sum that is nearly between two integers may go either way, and later layers add to that.
+    rounded = model(IMAGES)
+    ours, lost = (_apart(found, rounded) for found in (answered(file), net(IMAGES)))
+    assert ours < lost
+
+
+def _apart(found: Tensor, expected: Tensor) -> float:
+    return (found - expected).square().mean().sqrt().item()
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_what_stays_real_is_listed_with_its_module(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    _, file = written(quantized(folded("mobilenet_v3_small")), tmp_path)
+    found = Counter(float_operators(file))
+    assert found["Mul", "stem.act"] == found["HardSigmoid", "stem.act"] == 1
+    assert {kind for kind, _ in found} == {"HardSigmoid", "Mul", "ReduceMean"}
+    assert not {"Conv", "FusedConv", "Add", "Gemm"} & set(kernels(file, tmp_path))
+
+
+class Mixed(nn.Module):
+    """Concatenation, splits, pooling, a transposed convolution, and a part that is kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.block = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1), Block()
+        self.up, self.pool = nn.ConvTranspose2d(4, 4, 2, 2), nn.MaxPool2d(2)
+        self.kept, self.head = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat([self.left(x), self.right(x).relu()], 1)
+        one, two = self.up(self.pool(self.block(both))).chunk(2, 1)
+        answer: Tensor = self.head(one * two + self.kept(two))
+        return answer
+
+
+@torch.no_grad()
+def test_other_operations_answer_what_the_rounded_model_does(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, inputs = Mixed().eval(), IMAGES[:, :, :16, :16]
+    spots = spots_of(net, inputs, keep=["kept"])
+    found = calibrate(net, spots, Stream(inputs), AbsMax)
+    weights = {p: Weight(per_channel=p != "left") for p in spots.weights}
+    model = Quantize(found.activations, weights).apply(copy.deepcopy(net)).eval()
+    for rounder, threshold in zip(
+        [m for m in model.modules() if isinstance(m, Rounder)], found.thresholds, strict=True
+    ):
+        rounder.threshold.fill_(threshold)
+    _, file = written(model, tmp_path, inputs)
+    rounded = model(inputs)
+    assert _apart(answered(file, inputs), rounded) < 0.5 * _apart(net(inputs), rounded)
+    assert ("Conv", "kept") in [(k.replace("Fused", ""), p) for k, p in float_operators(file)]
+
+
+@torch.no_grad()
+def test_the_model_is_as_it_was_after_it_was_written(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs = IMAGES[:, :, :8, :8]
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), Block(), nn.Flatten(), nn.Linear(256, 3)).eval()
+    model = quantized(net, inputs)
+    before = model(inputs)
+    for _ in range(2):
+        written(model, tmp_path, inputs)
+    assert torch.equal(model(inputs), before)
+    assert is_quantized(model)
+    assert not is_quantized(plain(model))
+    assert torch.equal(plain(model)(inputs), net(inputs))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in plain(model).modules())
+
+
+@torch.no_grad()
+def test_fewer_bits_are_simulated_and_refused(tmp_path: Path) -> None:
+    inputs = IMAGES[:, :, :8, :8]
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
+    model = quantized(net, inputs, bits=4)
+    with pytest.raises(ConfigError, match=r":input is rounded to 4 bits, which is simulated"):
+        written(model, tmp_path, inputs)
