@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pantheon.compress.export import Export
 from pantheon.compress.quantize.calibrating import calibrate
-from pantheon.compress.quantize.edit import Quantize, Weight
+from pantheon.compress.quantize.edit import RoundTensors, Weight
 from pantheon.compress.quantize.integers import (
     float_operators,
     is_quantized,
@@ -35,7 +35,7 @@ def quantized(model: nn.Module, inputs: Tensor = IMAGES, bits: int = 8) -> nn.Mo
     spots = spots_of(model, inputs)
     found = calibrate(model, spots, Stream(inputs), AbsMax, bits=bits)
     weights = {path: Weight(bits) for path in spots.weights}
-    made = Quantize(found.activations, weights).apply(copy.deepcopy(model)).eval()
+    made = RoundTensors(found.activations, weights).apply(copy.deepcopy(model)).eval()
     rounders = [module for module in made.modules() if isinstance(module, Rounder)]
     for rounder, threshold in zip(rounders, found.thresholds, strict=True):
         rounder.threshold.fill_(threshold)
@@ -140,7 +140,7 @@ def test_other_operations_answer_what_the_rounded_model_does(tmp_path: Path) -> 
     spots = spots_of(net, inputs, keep=["kept"])
     found = calibrate(net, spots, Stream(inputs), AbsMax)
     weights = {p: Weight(per_channel=p != "left") for p in spots.weights}
-    model = Quantize(found.activations, weights).apply(copy.deepcopy(net)).eval()
+    model = RoundTensors(found.activations, weights).apply(copy.deepcopy(net)).eval()
     for rounder, threshold in zip(
         [m for m in model.modules() if isinstance(m, Rounder)], found.thresholds, strict=True
     ):

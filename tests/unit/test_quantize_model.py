@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.quantize.calibrating import Calibration, calibrate
-from pantheon.compress.quantize.edit import Activation, Quantize, Weight
+from pantheon.compress.quantize.edit import Activation, RoundTensors, Weight
 from pantheon.compress.quantize.grid import Grid
 from pantheon.compress.quantize.observers import AbsMax
 from pantheon.compress.quantize.rounding import Rounder
@@ -75,7 +75,7 @@ def quantized(bits: int = 8, per_channel: bool = True) -> Artifact:
     artifact = Artifact.make(f"{__name__}:Net")
     spots, found = spots_of(artifact.model, IMAGES), calibrated(artifact.model, bits=bits)
     weights = {path: Weight(bits, per_channel) for path in spots.weights}
-    artifact.edit(Quantize(found.activations, weights))
+    artifact.edit(RoundTensors(found.activations, weights))
     for rounder, threshold in zip(rounders(artifact.model), found.thresholds, strict=True):
         rounder.threshold.fill_(threshold)
     return artifact
@@ -268,20 +268,20 @@ def test_a_tensor_of_zeros_is_named() -> None:
 def test_a_quantized_model_is_not_quantized_again() -> None:
     artifact = quantized()
     with pytest.raises(ConfigError, match="the weight of 'stem' is parametrized"):
-        artifact.edit(Quantize((), {"stem": Weight()}))
+        artifact.edit(RoundTensors((), {"stem": Weight()}))
     with pytest.raises(ConfigError, match="it is quantized already"):
-        artifact.edit(Quantize([Activation((Site("stem"),), Grid())], {}))
+        artifact.edit(RoundTensors([Activation((Site("stem"),), Grid())], {}))
 
 
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Quantize((), {}), "nothing to quantize"),
-        (lambda: Quantize([Activation((Site("a"),), Grid())] * 2, {}), "a is rounded by two"),
-        (lambda: Quantize((), {"blocks": Weight()}).apply(Net()), "'blocks' is a Sequential"),
-        (lambda: Quantize((), {"stam": Weight()}).apply(Net()), "no module 'stam'"),
+        (lambda: RoundTensors((), {}), "nothing to quantize"),
+        (lambda: RoundTensors([Activation((Site("a"),), Grid())] * 2, {}), "a is rounded by two"),
+        (lambda: RoundTensors((), {"blocks": Weight()}).apply(Net()), "'blocks' is a Sequential"),
+        (lambda: RoundTensors((), {"stam": Weight()}).apply(Net()), "no module 'stam'"),
         (
-            lambda: Quantize([Activation((Site("stam"),), Grid())], {}).apply(Net()),
+            lambda: RoundTensors([Activation((Site("stam"),), Grid())], {}).apply(Net()),
             "no module 'stam'",
         ),
     ],
@@ -309,15 +309,15 @@ def wires() -> Iterator[tuple[Any, str]]:
 @pytest.mark.parametrize(("wire", "said"), list(wires()))
 def test_json_that_is_no_edit_is_refused(wire: Any, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        Quantize.from_json(wire)
+        RoundTensors.from_json(wire)
 
 
 def test_json_of_an_edit_is_read_back() -> None:
-    edit = Quantize(
+    edit = RoundTensors(
         [Activation((Site("a", "add", 1), Site("b")), Grid(4, signed=False))],
         {"c": Weight(3, per_channel=False)},
     )
-    assert Quantize.from_json(edit.to_json()) == edit
+    assert RoundTensors.from_json(edit.to_json()) == edit
 
 
 def test_a_site_that_is_never_met_is_named() -> None:

@@ -13,10 +13,11 @@ from pantheon.compress.distil import check_layers
 from pantheon.compress.prune.building import losses_from, ranked_from, scan_from
 from pantheon.compress.prune.config import SensitivityConfig
 from pantheon.compress.prune.cutting import Ranked
-from pantheon.compress.prune.preparing import first_alone, prepare
+from pantheon.compress.prune.preparing import prepare
 from pantheon.compress.prune.scanning import FILE, Scan
 from pantheon.compress.run_folder import read_json, write_json
 from pantheon.compress.stage import Cost, Outcome, Phase, Work
+from pantheon.compress.together import first_alone
 from pantheon.training.objective import Term
 
 TOLD = "measured.json"

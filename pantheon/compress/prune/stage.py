@@ -18,13 +18,14 @@ from pantheon.compress.prune.costs import SLOW, Of, cost_of
 from pantheon.compress.prune.curves import Sensitivity, by_sensitivity
 from pantheon.compress.prune.cutting import Ranked, cut
 from pantheon.compress.prune.groups import Structure
-from pantheon.compress.prune.preparing import SEED, first_alone, one_input, prepare
+from pantheon.compress.prune.preparing import prepare
 from pantheon.compress.prune.ranking import Level, Ranking, chosen, energy, everywhere, uniform
 from pantheon.compress.prune.reaching import HALVINGS, Reached
 from pantheon.compress.prune.recalibrating import recalibrate
 from pantheon.compress.prune.scanning import Scan
 from pantheon.compress.run_folder import read_json, write_json
 from pantheon.compress.stage import Cost, Outcome, Phase, Work
+from pantheon.compress.together import SEED, first_alone, one_input
 from pantheon.errors import CompressionError
 from pantheon.training.history import Epoch
 from pantheon.training.objective import Term

@@ -48,7 +48,7 @@ class Weight:
 
 @register("quantize")
 @dataclass(frozen=True)
-class Quantize(Edit):
+class RoundTensors(Edit):
     """Round activations and weights to integers, which stand for real numbers as before.
 
     The model gets a part ``quantizers``, whose thresholds are buffers, and weights that are
@@ -65,7 +65,7 @@ class Quantize(Edit):
     Example:
         >>> import torch
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
-        >>> edit = Quantize([Activation((Site("1"),), Grid(8, signed=False))], {"0": Weight()})
+        >>> edit = RoundTensors([Activation((Site("1"),), Grid(8, signed=False))], {"0": Weight()})
         >>> sorted(edit.apply(net).state_dict())
         ['0.bias', '0.parametrizations.weight.original', 'quantizers.each.0.threshold']
     """

@@ -80,9 +80,9 @@ def plain(model: nn.Module) -> nn.Module:
     """A copy of a quantized model that computes with real numbers; its weights are not rounded.
 
     Example:
-        >>> from pantheon.compress.quantize.edit import Quantize, Weight
+        >>> from pantheon.compress.quantize.edit import RoundTensors, Weight
         >>> net = nn.Sequential(nn.Linear(2, 2))
-        >>> rounded = Quantize((), {"0": Weight()}).apply(copy.deepcopy(net))
+        >>> rounded = RoundTensors((), {"0": Weight()}).apply(copy.deepcopy(net))
         >>> sorted(plain(rounded).state_dict())
         ['0.bias', '0.weight']
     """

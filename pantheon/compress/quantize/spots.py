@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import Node
 
-from pantheon.errors import CompressionError, ConfigError
-from pantheon.training.evaluating import evaluating
+from pantheon.compress.quantize.graph import exported, floats, op_of, path_of
+from pantheon.errors import ConfigError
 
 COMPUTE = {
     "conv1d": "conv",
@@ -137,7 +135,7 @@ def spots_of(model: nn.Module, example_inputs: Any, keep: Collection[str] = ()) 
         >>> [spot.name for spot in found.activations], found.weights
         ([':input', '1'], ('0', '3'))
     """
-    program = _exported(model, example_inputs)
+    program = exported(model, example_inputs)
     found = _Reading(model, program, keep).spots()
     if not found.weights:
         raise ConfigError(
@@ -145,27 +143,6 @@ def spots_of(model: nn.Module, example_inputs: Any, keep: Collection[str] = ()) 
             "kept out; there is nothing to quantize"
         )
     return found
-
-
-def _exported(model: nn.Module, inputs: Any) -> torch.export.ExportedProgram:
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}
-    match inputs:
-        case Mapping():
-            kwargs = dict(inputs)
-        case tuple() | list():
-            args = tuple(inputs)
-        case _:
-            args = (inputs,)
-    try:
-        with evaluating(model), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter about its own insides
-            return torch.export.export(model, args, kwargs)
-    except Exception as error:  # whatever it meets in a model that it does not know
-        told = next((line for line in str(error).splitlines() if line.strip()), "")
-        raise CompressionError(
-            f"torch.export cannot follow the {type(model).__name__}: {type(error).__name__}: {told}"
-        ) from error
 
 
 class _Reading:
@@ -177,8 +154,8 @@ class _Reading:
         self._model, self._keep = model, keep
         inputs = [str(name) for name in program.graph_signature.user_inputs]
         self._place = {node: place for place, node in enumerate(program.graph.nodes)}
-        self._nodes = [n for n in program.graph.nodes if n.op == "call_function" and _floats(n)]
-        self._inputs = [n for n in program.graph.nodes if n.name in inputs and _floats(n)]
+        self._nodes = [n for n in program.graph.nodes if n.op == "call_function" and floats(n)]
+        self._inputs = [n for n in program.graph.nodes if n.name in inputs and floats(n)]
         self._known = {*self._nodes, *self._inputs}
         self._site = {n: Site("", INPUT, inputs.index(n.name)) for n in self._inputs}
         self._site |= _sites(model, self._nodes)
@@ -188,31 +165,31 @@ class _Reading:
         """What is rounded."""
         computed = [node for node in self._nodes if self._computes(node)]
         wanted = {given for node in computed for given in self._given(node)}
-        wanted |= {_fused(n) for n in computed if _op(n) != "linear" or self._read_on(_fused(n))}
+        wanted |= {_fused(n) for n in computed if op_of(n) != "linear" or self._read_on(_fused(n))}
         for node in self._nodes:
-            if _moves(node) or (_op(node) == "cat" and node in computed):
+            if _moves(node) or (op_of(node) == "cat" and node in computed):
                 for given in self._given(node):
                     self._above[self._top(given)] = self._top(node)
         alike: dict[Node, list[Node]] = defaultdict(list)
         for node in sorted(self._known, key=self._place.__getitem__):
             alike[self._top(node)].append(node)
-        paths = [_path(node) for node in computed if COMPUTE[_op(node)] in WEIGHTED]
+        paths = [path_of(node) for node in computed if COMPUTE[op_of(node)] in WEIGHTED]
         integer = {*computed, *map(_fused, computed)}
         others = [n for n in self._nodes if n not in integer and not _moves(n)]
         return Spots(
             tuple(self._spot(nodes) for nodes in alike.values() if wanted.intersection(nodes)),
             tuple(dict.fromkeys(paths)),
-            {self._site[node]: _op(node) for node in others},
+            {self._site[node]: op_of(node) for node in others},
         )
 
     def _spot(self, nodes: Sequence[Node]) -> Spot:
-        same = [n for n in nodes if _moves(n) or (_op(n) == "cat" and len(nodes) > 1)]
+        same = [n for n in nodes if _moves(n) or (op_of(n) == "cat" and len(nodes) > 1)]
         made = [self._site[node] for node in nodes if node not in same]
         return Spot(str(made[0]), tuple(made), tuple(self._site[node] for node in same))
 
     def _computes(self, node: Node) -> bool:
         """Whether a node can be computed with integers, and is not kept out."""
-        kind, path = COMPUTE.get(_op(node)), _path(node)
+        kind, path = COMPUTE.get(op_of(node)), path_of(node)
         if kind is None or any(path == k or path.startswith(f"{k}.") for k in self._keep):
             return False
         if kind in WEIGHTED:
@@ -235,37 +212,18 @@ class _Reading:
         return node if above is node else self._top(above)
 
 
-def _floats(node: Node) -> bool:
-    """Whether a node answers real numbers, in a tensor or in several."""
-    value = node.meta.get("val")
-    every = value if isinstance(value, tuple | list) and value else [value]
-    return all(isinstance(each, Tensor) and each.is_floating_point() for each in every)
-
-
 def _moves(node: Node) -> bool:
     """Whether a node answers values that it was given."""
-    if _op(node) == "getitem":
-        return _op(node.all_input_nodes[0]) in SPLITS
-    return _op(node) in (*MOVES, *SPLITS)
-
-
-def _op(node: Node) -> str:
-    """The operation's name, such as ``"conv2d"``; that of an input is empty."""
-    if node.op != "call_function":
-        return ""
-    return str(getattr(node.target, "_opname", None) or getattr(node.target, "__name__", ""))
-
-
-def _path(node: Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    return re.sub(r"@\d+$", "", str(list(stack.values())[-1][0])) if stack else ""
+    if op_of(node) == "getitem":
+        return op_of(node.all_input_nodes[0]) in SPLITS
+    return op_of(node) in (*MOVES, *SPLITS)
 
 
 def _fused(node: Node) -> Node:
     """The activation that reads a node alone; else the node itself."""
     users = list(node.users)
-    fits = COMPUTE.get(_op(node)) in (*WEIGHTED, "add") and len(users) == 1
-    return users[0] if fits and _op(users[0]) in FUSED else node
+    fits = COMPUTE.get(op_of(node)) in (*WEIGHTED, "add") and len(users) == 1
+    return users[0] if fits and op_of(users[0]) in FUSED else node
 
 
 def _sites(model: nn.Module, nodes: Sequence[Node]) -> dict[Node, Site]:
@@ -273,13 +231,13 @@ def _sites(model: nn.Module, nodes: Sequence[Node]) -> dict[Node, Site]:
     last: dict[str, Node] = {}
     for node in nodes:
         stack = node.meta.get("nn_module_stack")
-        if stack and _path(node) and not list(model.get_submodule(_path(node)).children()):
+        if stack and path_of(node) and not list(model.get_submodule(path_of(node)).children()):
             last[str(list(stack)[-1])] = node  # Of each call of a module without parts.
     answers = set(last.values())
     counts: Counter[tuple[str, str]] = Counter()
     found = {}
     for node in nodes:
-        key = _path(node), "" if node in answers else _op(node).rstrip("_")
+        key = path_of(node), "" if node in answers else op_of(node).rstrip("_")
         found[node] = Site(*key, counts[key])
         counts[key] += 1
     return found

@@ -1,0 +1,70 @@
+"""A model's graph as torch.export sees it, and what is asked of its nodes."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+
+from pantheon.errors import CompressionError
+from pantheon.training.evaluating import evaluating
+
+
+def exported(model: nn.Module, inputs: Any) -> torch.export.ExportedProgram:
+    """The graph of a model in evaluation mode.
+
+    Args:
+        model: is not changed.
+        inputs: a tensor; or a tuple, list or mapping of the model's arguments.
+
+    Raises:
+        CompressionError: torch.export cannot follow the model.
+
+    Example:
+        >>> program = exported(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.ones(1, 2))
+        >>> [(op_of(n), path_of(n)) for n in program.graph.nodes if n.op == "call_function"]
+        [('linear', '0'), ('relu', '1')]
+    """
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    match inputs:
+        case Mapping():
+            kwargs = dict(inputs)
+        case tuple() | list():
+            args = tuple(inputs)
+        case _:
+            args = (inputs,)
+    try:
+        with evaluating(model), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter about its own insides
+            return torch.export.export(model, args, kwargs)
+    except Exception as error:  # whatever it meets in a model that it does not know
+        told = next((line for line in str(error).splitlines() if line.strip()), "")
+        raise CompressionError(
+            f"torch.export cannot follow the {type(model).__name__}: {type(error).__name__}: {told}"
+        ) from error
+
+
+def floats(node: Node) -> bool:
+    """Whether a node answers real numbers, in a tensor or in several."""
+    value = node.meta.get("val")
+    every = value if isinstance(value, tuple | list) and value else [value]
+    return all(isinstance(each, Tensor) and each.is_floating_point() for each in every)
+
+
+def op_of(node: Node) -> str:
+    """The operation's name, such as ``"conv2d"``; that of an input is empty."""
+    if node.op != "call_function":
+        return ""
+    return str(getattr(node.target, "_opname", None) or getattr(node.target, "__name__", ""))
+
+
+def path_of(node: Node) -> str:
+    """The path of the module whose code calls it; empty for the model itself."""
+    stack = node.meta.get("nn_module_stack") or {}
+    return re.sub(r"@\d+$", "", str(list(stack.values())[-1][0])) if stack else ""
