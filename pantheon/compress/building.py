@@ -25,6 +25,8 @@ from pantheon.compress.prune.analysis import AnalyseSensitivity
 from pantheon.compress.prune.config import PruneConfig, SensitivityConfig, SparsifyConfig
 from pantheon.compress.prune.sparsify import Sparsify
 from pantheon.compress.prune.stage import Prune
+from pantheon.compress.quantize.config import QuantizeConfig
+from pantheon.compress.quantize.stage import Quantize
 from pantheon.compress.run_folder import GIVEN, RunFolder, result_of
 from pantheon.compress.stage import Stage
 from pantheon.config import load
@@ -50,6 +52,8 @@ def _stage(config: StageConfig) -> Stage:
             return Prune.from_config(config)
         case SparsifyConfig():
             return Sparsify.from_config(config)
+        case QuantizeConfig():
+            return Quantize.from_config(config)
         case ExportConfig():
             return Export.from_config(config)
         case RunConfig():

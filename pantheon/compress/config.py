@@ -14,6 +14,7 @@ from pantheon.compress.prune.config import (
     SensitivityConfig,
     SparsifyConfig,
 )
+from pantheon.compress.quantize.config import QuantizeConfig
 from pantheon.config import (
     Arguments,
     LearningConfig,
@@ -104,7 +105,8 @@ class DistilConfig(LearningConfig):
 class ExportConfig(Section):
     """A stage that writes the model for another runtime, and checks the outputs there.
 
-    `tolerance` bounds the largest absolute difference from torch's outputs.
+    `tolerance` bounds the largest absolute difference from torch's outputs; `integer_tolerance`
+    that of a quantized model's integers from the model that rounds.
     """
 
     stage: Literal["export"]
@@ -113,6 +115,7 @@ class ExportConfig(Section):
     opset: PositiveInt = 20
     dynamic_batch: bool = True
     tolerance: PositiveFloat = 1e-3
+    integer_tolerance: PositiveFloat = 0.2
 
 
 class RunConfig(Section):
@@ -130,7 +133,13 @@ class RunConfig(Section):
 
 
 StageConfig = Annotated[
-    DistilConfig | SensitivityConfig | PruneConfig | SparsifyConfig | ExportConfig | RunConfig,
+    DistilConfig
+    | SensitivityConfig
+    | PruneConfig
+    | SparsifyConfig
+    | QuantizeConfig
+    | ExportConfig
+    | RunConfig,
     Field(discriminator="stage"),
 ]
 """One stage, told by its ``stage``."""

@@ -19,22 +19,33 @@ from torch import Tensor, nn
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.config import ExportConfig
 from pantheon.compress.latency import latency_of
+from pantheon.compress.quantize.integers import (
+    float_operators,
+    is_quantized,
+    plain,
+    write_integers,
+)
 from pantheon.compress.stage import Cost, Outcome, Phase, Work
 from pantheon.errors import CompressionError, ConfigError, ModelError
 from pantheon.training.objective import call_student
 from pantheon.training.rehearsal import first_batch
 
-FILE = "model.onnx"
+FILE, INTEGERS = "model.onnx", "model.int8.onnx"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
     """Writes ``model.onnx`` and makes sure that ONNX Runtime answers as torch does.
 
+    Of a quantized model that is the one that it stands for, with real numbers and weights that are
+    not rounded; what computes with integers is written beside it as ``model.int8.onnx``.
+
     Args:
         opset: version of the operator set.
         dynamic_batch: leave the number of rows open; else it is that of the stream's batches.
         tolerance: largest absolute difference of an output, relative to the largest output.
+        integer_tolerance: the same between the integers and the model that rounds: a sum that is
+            nearly between two integers may go either way, and later layers add to that.
         name: of the stage.
 
     Raises:
@@ -44,6 +55,7 @@ class Export:
     opset: int = 20
     dynamic_batch: bool = True
     tolerance: float = 1e-3
+    integer_tolerance: float = 0.2
     name: str = "export"
 
     phase: Phase = field(default="export", init=False)
@@ -64,6 +76,7 @@ class Export:
             opset=config.opset,
             dynamic_batch=config.dynamic_batch,
             tolerance=config.tolerance,
+            integer_tolerance=config.integer_tolerance,
             name=config.name or "export",
         )
 
@@ -79,12 +92,20 @@ class Export:
         stream = (work.parts.validation or work.parts.train).samples()
         inputs = first_batch(stream).inputs
         model = artifact.model.to("cpu").eval()
-        file = work.folder / FILE
-        if work.ranks.first:
-            self.write(model, inputs, file)
-            figures = self.verify(model, inputs, file)
-            return Outcome(artifact, samples=0, figures=figures, files={"onnx": FILE})
-        return Outcome(artifact)
+        if not work.ranks.first:
+            return Outcome(artifact)
+        file, real = work.folder / FILE, plain(model) if is_quantized(model) else model
+        self.write(real, inputs, file)
+        figures, files = self.verify(real, inputs, file, self.tolerance), {"onnx": FILE}
+        if real is not model:
+            integers = work.folder / INTEGERS
+            write_integers(model, inputs, file, integers)
+            found = self.verify(model, inputs, integers, self.integer_tolerance)
+            found["float_operators"] = [
+                f"{op} of {p or 'the model'}" for op, p in float_operators(integers)
+            ]
+            figures, files = figures | {"int8": found}, files | {"int8": INTEGERS}
+        return Outcome(artifact, samples=0, figures=figures, files=files)
 
     def write(self, model: nn.Module, inputs: Any, file: Path) -> None:
         """Write the file, whole or not at all."""
@@ -107,8 +128,13 @@ class Export:
             program.save(partial)
         os.replace(partial, file)
 
-    def verify(self, model: nn.Module, inputs: Any, file: Path) -> dict[str, Any]:
+    def verify(
+        self, model: nn.Module, inputs: Any, file: Path, tolerance: float | None = None
+    ) -> dict[str, Any]:
         """Compare the outputs of ONNX Runtime with torch's, and measure its latency.
+
+        Args:
+            tolerance: by default the stage's.
 
         Raises:
             CompressionError: they differ by more than the tolerance.
@@ -125,10 +151,11 @@ class Export:
         scale = float(np.max([np.abs(e).max() for e in expected])) or 1.0
         apart = [np.abs(e - f).max() for e, f in zip(expected, found, strict=True)]
         worst = float(np.max(apart))  # Unlike Python's own, NaN where one of them is.
-        if not worst <= self.tolerance * scale:
+        most = self.tolerance if tolerance is None else tolerance
+        if not worst <= most * scale:
             raise CompressionError(
                 f"{file}: ONNX Runtime's outputs differ from torch's by {worst:.3g}, with outputs "
-                f"up to {scale:.3g}; expected at most {self.tolerance:g} of that"
+                f"up to {scale:.3g}; expected at most {most:g} of that"
             )
         rows = 1 if self.dynamic_batch else len(next(iter(feed.values())))
         some = {name: value[:rows] for name, value in feed.items()}

@@ -1,0 +1,202 @@
+"""The quantization stage and its export: what they leave, what they refuse, and going on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pantheon import SampleStream
+from pantheon.compress.artifact import Artifact
+from pantheon.compress.config import PipelineConfig
+from pantheon.compress.export import Export
+from pantheon.compress.order import check_stages
+from pantheon.compress.prune.cutting import Ranked
+from pantheon.compress.prune.stage import Prune
+from pantheon.compress.quantize.edit import RoundTensors, Weight
+from pantheon.compress.quantize.integers import is_quantized
+from pantheon.compress.quantize.rounding import Rounder
+from pantheon.compress.quantize.stage import MADE, Quantize
+from pantheon.compress.stage import Outcome
+from pantheon.config import load
+from pantheon.errors import CompressionError, ConfigError
+from tests.unit.test_prune_stage import NET, data, net, work
+
+
+def run(folder: Path, artifact: Artifact | None = None, **options: Any) -> Outcome:
+    stage = Quantize(**options)
+    return stage.run(artifact or Artifact.make(NET), work(folder))
+
+
+def thresholds(model: nn.Module) -> list[float]:
+    return [float(m.threshold) for m in model.modules() if isinstance(m, Rounder)]
+
+
+@torch.no_grad()
+def test_it_folds_calibrates_and_rounds(tmp_path: Path) -> None:
+    outcome = run(tmp_path, samples=32)
+    model, told = outcome.artifact.model, outcome.figures["quantization"]
+    kinds = [edit.kind for edit in outcome.artifact.edits]
+    assert kinds == ["fold_batchnorm", "quantize"]
+    assert (outcome.samples, told["folded"], told["simulated"]) == (32, 3, False)
+    assert told["weights"] == ["0", "3", "6", "11"]
+    assert list(told["activations"]) == [":input", "2", "5", "8", "9"]
+    assert [each["signed"] for each in told["activations"].values()] == [True, *[False] * 4]
+    assert thresholds(model) == [
+        pytest.approx(each["threshold"]) for each in told["activations"].values()
+    ]
+    images = data().tensors[0]
+    expected, found = net().eval()(images), model.eval()(images)
+    assert 0 < float((found - expected).abs().max()) < 0.1 * float(expected.abs().max())
+
+
+def test_the_same_samples_give_the_same_bits(tmp_path: Path) -> None:
+    found = [run(tmp_path / name, samples=16).artifact.digest() for name in "ab"]
+    assert found[0] == found[1]
+
+
+def test_what_was_done_is_not_done_again(tmp_path: Path) -> None:
+    first = run(tmp_path)
+    kept = (tmp_path / MADE / "weights.safetensors").stat().st_mtime_ns
+    again = run(tmp_path)
+    assert again.artifact.digest() == first.artifact.digest()
+    assert (tmp_path / MADE / "weights.safetensors").stat().st_mtime_ns == kept
+
+
+def test_observers_find_different_thresholds(tmp_path: Path) -> None:
+    found = {
+        name: thresholds(run(tmp_path / name, observer=name).artifact.model)[1]
+        for name in ("abs_max", "average", "percentile", "mse")
+    }
+    assert len(set(found.values())) == 4
+    assert max(found, key=lambda name: found[name]) == "abs_max"
+
+
+def test_layers_that_are_kept_are_not_rounded(tmp_path: Path) -> None:
+    kept = run(tmp_path / "kept", keep=["6", "1*"])
+    only = run(tmp_path / "only", only=["0", "3"])
+    for outcome in (kept, only):
+        assert outcome.figures["quantization"]["weights"] == ["0", "3"]
+    assert list(kept.figures["quantization"]["float"].values()) == ["conv2d", "relu", "linear"]
+
+
+def test_fewer_bits_are_said_to_be_simulated(tmp_path: Path) -> None:
+    told = run(tmp_path, weight=Weight(4)).figures["quantization"]
+    assert (told["simulated"], told["bits"]) == (True, {"activations": 8, "weights": 4})
+
+
+@torch.no_grad()
+def test_an_export_leaves_both_files(tmp_path: Path) -> None:
+    artifact = run(tmp_path / "1").artifact
+    outcome = Export(tolerance=1e-5).run(artifact, work(tmp_path / "2"))
+    assert outcome.files == {"onnx": "model.onnx", "int8": "model.int8.onnx"}
+    told = outcome.figures["int8"]
+    assert told["largest_difference"] <= 0.1 * told["largest_output"]
+    assert told["float_operators"] == ["ReduceMean of 9"]
+    assert told["bytes"] == (tmp_path / "2" / "model.int8.onnx").stat().st_size
+    assert is_quantized(outcome.artifact.model)
+    json.dumps(dict(outcome.figures))
+    from onnxruntime import InferenceSession
+
+    images = data().tensors[0].numpy()
+    found = [
+        InferenceSession(tmp_path / "2" / name).run(None, {"input": images})[0].argmax(1)
+        for name in outcome.files.values()
+    ]
+    assert np.mean(found[0] == found[1]) > 0.9
+
+
+def test_integers_that_answer_something_else_are_an_error(tmp_path: Path) -> None:
+    artifact = run(tmp_path / "1").artifact
+    with pytest.raises(CompressionError, match=r"model.int8.onnx: ONNX Runtime's outputs differ"):
+        Export(integer_tolerance=1e-9).run(artifact, work(tmp_path / "2"))
+
+
+def test_simulated_bits_are_not_exported(tmp_path: Path) -> None:
+    artifact = run(tmp_path / "1", weight=Weight(4)).artifact
+    with pytest.raises(ConfigError, match="the weight of 0 is rounded to 4 bits, which is simul"):
+        Export().run(artifact, work(tmp_path / "2"))
+
+
+def test_it_learns_on_after_calibration(tmp_path: Path) -> None:
+    model = run(tmp_path).artifact.model
+    model(data().tensors[0]).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+# ---- what cannot be
+
+
+def test_no_second_quantization_and_no_pruning_afterwards(tmp_path: Path) -> None:
+    artifact = run(tmp_path).artifact
+    with pytest.raises(ConfigError, match="stage 'quantize' would quantize a model that is quant"):
+        Quantize().check(artifact.model)
+    cut = Prune(ranked=Ranked.by("l1"), remove=0.5)
+    with pytest.raises(ConfigError, match="'prune' would prune after 'quantize' did quantize"):
+        check_stages([Quantize(), cut], net())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"keep": ["convs.*"]}, r"stage 'quantize', keep: no layer matches 'convs.\*'"),
+        ({"only": ["0"], "keep": ["0"]}, "'0' is named by only and by keep"),
+    ],
+)
+def test_patterns_that_cannot_be_are_named(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Quantize(**options).check(net())
+
+
+def test_all_layers_kept_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="Sequential has no convolution or linear layer that"):
+        run(tmp_path, keep=["*"])
+
+
+def test_an_empty_part_is_an_error(tmp_path: Path) -> None:
+    empty = SimpleNamespace(excerpt=lambda n, seed: SimpleNamespace(samples=list))
+    here = work(tmp_path)
+    object.__setattr__(here.parts, "train", empty)
+    object.__setattr__(here.parts, "validation", SampleStream(data(), 16))
+    with pytest.raises(ConfigError, match="calibration was given no samples"):
+        Quantize().run(Artifact.make(NET), here)
+
+
+def test_a_model_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    artifact = Artifact.make(NET)
+    nn.init.constant_(artifact.model[3].weight, float("nan"))  # type: ignore[index]
+    with pytest.raises(CompressionError, match=r"^5 has values that are not finite"):
+        run(tmp_path, artifact)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("bits: 9", "bits"),
+        ("observer: maximum", "observer"),
+        ("samples: 0", "samples"),
+        ("weigth_bits: 8", "weight_bits"),
+    ],
+)
+def test_settings_that_cannot_be_are_named_with_their_line(
+    line: str, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(
+        f"folder: {tmp_path / 'run'}\nmodel: {NET}\nstream: {{dataset: {NET}}}\n"
+        f"stages:\n  - stage: quantize\n    {line}\n"
+    )
+    with pytest.raises(ConfigError, match=rf"(?s)pipeline.yaml:6: .*{said}"):
+        load(path, PipelineConfig)
+
+
+def test_an_edit_by_hand_is_seen_as_quantization() -> None:
+    model = RoundTensors((), {"0": Weight()}).apply(net())
+    with pytest.raises(ConfigError, match="quantized already"):
+        Quantize().check(model)
