@@ -131,11 +131,12 @@ def _page(run: Path) -> str:
 
 def _line(name: str, figures: Any, first: Any) -> str:
     """One model in numbers."""
-    ratio = figures.latency["median"] / first.latency["median"]
+    timed, whole = figures.latency.get("median"), first.latency.get("median")
+    ms = "simulates integers" if timed is None else f"{timed:7.2f} ms"
+    ratio = f" ({timed / whole:.2f}x)" if timed and whole else ""
     return (
         f"{name:<16} {figures.macs / 1e6:8.2f} M MACs  {figures.parameters / 1e6:7.3f} M parameters"
-        f"  {size(figures.bytes):>9}  {figures.latency['median']:7.2f} ms ({ratio:.2f}x)  "
-        f"{numbers(figures.metric)}"
+        f"  {size(figures.bytes):>9}  {ms + ratio:<18}  {numbers(figures.metric)}"
     ).rstrip()
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.measure import Agreement, bytes_on_disk, latency, macs, parameters
+from pantheon.compress.quantize.integers import is_quantized
 from pantheon.compress.report import Figures, Likeness
 from pantheon.compress.stage import Metric, read_metric
 from pantheon.sampling.reading import slice_rows
@@ -63,11 +64,17 @@ class Measuring:
             counter=counted.counter,
             parameters=parameters(model).total,
             bytes=bytes_on_disk(path),
-            latency=asdict(latency(model, some, threads=self.threads, seconds=self.seconds)),
+            latency=self._latency(model, some),
             metric=self._metric(metric, model, parts),
             teacher=teacher,
             original=first,
         )
+
+    def _latency(self, model: nn.Module, inputs: Any) -> dict[str, Any]:
+        if is_quantized(model):
+            # What rounds in torch is slower; only an export's time tells something of integers.
+            return {}
+        return asdict(latency(model, inputs, threads=self.threads, seconds=self.seconds))
 
     def _metric(self, metric: Metric | None, model: nn.Module, parts: Parts) -> dict[str, float]:
         if metric is None or parts.validation is None:

@@ -33,7 +33,8 @@ class Figures:
         counter: which counter found them.
         parameters: how many there are.
         bytes: of the artifact on disk.
-        latency: milliseconds of one forward; its median, quartiles and circumstances.
+        latency: milliseconds of one forward; its median, quartiles and circumstances. Empty where
+            the model simulates integers, whose time would tell nothing.
         metric: the user's own, on the validation part.
         teacher: likeness to the merged teachers on the validation part; None without teachers.
         original: likeness to the model that went into the pipeline; None without a validation part.

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from pantheon import SampleStream
+from pantheon.cli import app
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.config import PipelineConfig
 from pantheon.compress.export import Export
@@ -200,3 +201,34 @@ def test_an_edit_by_hand_is_seen_as_quantization() -> None:
     model = RoundTensors((), {"0": Weight()}).apply(net())
     with pytest.raises(ConfigError, match="quantized already"):
         Quantize().check(model)
+
+
+@pytest.mark.slow
+def test_a_pipeline_prunes_trains_quantizes_trains_and_exports(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learned = "epochs: 1, losses: [{loss: cross_entropy}], optimizer: {name: sgd, lr: 0.01}"
+    (tmp_path / "pipeline.yaml").write_text(
+        f"folder: {tmp_path / 'run'}\nmodel: {NET}\nlatency: {{seconds: 0.1}}\n"
+        "stream: {dataset: 'tests.unit.test_prune_stage:data', batch_size: 16, parts: {train: [0, "
+        "48], validation: [48, 64]}}\nmetric: tests.unit.test_prune_stage:loss_of\nstages:\n"
+        f"  - {{stage: prune, remove: 0.3}}\n  - {{stage: distil, {learned}}}\n"
+        f"  - {{stage: quantize}}\n  - {{stage: distil, name: tune, {learned}}}\n"
+        "  - {stage: export}\n"
+    )
+    app(["compress", str(tmp_path / "pipeline.yaml")], standalone_mode=False)
+    said = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in said.splitlines() if "M MACs" in line}
+    assert [name for name, line in lines.items() if "simulates integers" in line] == [
+        "quantize",
+        "tune",
+        "export",
+    ]
+    folder = tmp_path / "run" / "5-export"
+    assert (folder / "model.int8.onnx").exists()
+    report = json.loads((folder / "report.json").read_text())
+    assert report["figures"]["int8"]["latency"]["runtime"] == "onnxruntime"
+    tuned = Artifact.load(tmp_path / "run" / "4-tune" / "artifact").model
+    before = Artifact.load(tmp_path / "run" / "3-quantize" / "artifact").model
+    assert thresholds(tuned) == thresholds(before)
+    assert (tmp_path / "run" / "report.html").exists()

@@ -341,6 +341,9 @@ def _leave_answers(graph: Any, rounded: Collection[str]) -> None:
             graph.node.remove(node)
         place = list(maker.output).index(rounding.input[0])
         maker.output[place] = answer.name
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)
 
 
 def _override(scale: Scale) -> list[dict[str, Any]]:
