@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from pantheon.compress.quantize.spots import Spots
 from pantheon.compress.quantize.taps import require_reached, tap
 from pantheon.errors import CompressionError, ConfigError
 from pantheon.sampling.reading import slice_rows
-from pantheon.stream import BatchStream
+from pantheon.stream import Batch
 from pantheon.training.evaluating import evaluating
 from pantheon.training.objective import call_student
 
@@ -54,7 +54,7 @@ class _Seeing(nn.Module):
 def calibrate(
     model: nn.Module,
     spots: Spots,
-    stream: BatchStream,
+    stream: Iterable[Batch],
     observer: Callable[[], Observer],
     bits: int = 8,
     device: str = "cpu",

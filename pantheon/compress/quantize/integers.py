@@ -262,6 +262,7 @@ def write_integers(model: nn.Module, inputs: Any, float_file: Path, file: Path) 
         )
         quantized = onnx.load(partial)
         _leave_answers(quantized.graph, plan.rounded)
+        _forget(quantized.graph)
         onnx.save(quantized, partial)
         os.replace(partial, file)
 
@@ -344,6 +345,13 @@ def _leave_answers(graph: Any, rounded: Collection[str]) -> None:
     read = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
         graph.initializer.remove(tensor)
+
+
+def _forget(graph: Any) -> None:
+    """Drop what the exporter noted of each node but for its modules: it is longer than weights."""
+    for node in graph.node:
+        for prop in [prop for prop in node.metadata_props if prop.key != SCOPES]:
+            node.metadata_props.remove(prop)
 
 
 def _override(scale: Scale) -> list[dict[str, Any]]:
