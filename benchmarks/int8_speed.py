@@ -65,7 +65,7 @@ def trained(net: nn.Module, images: Tensor, steps: int) -> nn.Module:
     model = edit.apply(copy.deepcopy(net))
     rounders = [module for module in model.modules() if isinstance(module, Rounder)]
     for rounder, threshold in zip(rounders, found.thresholds, strict=True):
-        rounder.threshold.fill_(threshold)
+        rounder.start(threshold)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     for _ in range(steps):
         optimizer.zero_grad()

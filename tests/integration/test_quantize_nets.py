@@ -38,7 +38,7 @@ def quantized(model: nn.Module, inputs: Tensor = IMAGES, bits: int = 8) -> nn.Mo
     made = RoundTensors(found.activations, weights).apply(copy.deepcopy(model)).eval()
     rounders = [module for module in made.modules() if isinstance(module, Rounder)]
     for rounder, threshold in zip(rounders, found.thresholds, strict=True):
-        rounder.threshold.fill_(threshold)
+        rounder.start(threshold)
     return made
 
 
@@ -144,7 +144,7 @@ def test_other_operations_answer_what_the_rounded_model_does(tmp_path: Path) -> 
     for rounder, threshold in zip(
         [m for m in model.modules() if isinstance(m, Rounder)], found.thresholds, strict=True
     ):
-        rounder.threshold.fill_(threshold)
+        rounder.start(threshold)
     _, file = written(model, tmp_path, inputs)
     rounded = model(inputs)
     assert _apart(answered(file, inputs), rounded) < 0.5 * _apart(net(inputs), rounded)

@@ -77,7 +77,7 @@ def quantized(bits: int = 8, per_channel: bool = True) -> Artifact:
     weights = {path: Weight(bits, per_channel) for path in spots.weights}
     artifact.edit(RoundTensors(found.activations, weights))
     for rounder, threshold in zip(rounders(artifact.model), found.thresholds, strict=True):
-        rounder.threshold.fill_(threshold)
+        rounder.start(threshold)
     return artifact
 
 
@@ -292,7 +292,7 @@ def test_edits_that_do_not_fit_are_named(make: Any, said: str) -> None:
 
 
 def wires() -> Iterator[tuple[Any, str]]:
-    activation = {"sites": [["stem", "", 0]], "bits": 8, "signed": True}
+    activation = {"sites": [["stem", "", 0]], "bits": 8, "signed": True, "by": "fixed"}
     weight = {"bits": 8, "per_channel": True}
     good = {"activations": [activation], "weights": {"stem": weight}}
     yield good | {"more": 1}, "unknown key 'more'"
@@ -302,6 +302,7 @@ def wires() -> Iterator[tuple[Any, str]]:
     yield good | {"activations": [activation | {"sites": [["stem"]]}]}, r"expected \[path, call"
     yield good | {"activations": [activation | {"bits": 9}]}, "bits is 9; expected 2 to 8"
     yield good | {"activations": [activation | {"signed": 1}]}, "signed is 1; expected true or"
+    yield good | {"activations": [activation | {"by": "max"}]}, "by is 'max'; expected one of fixed"
     yield good | {"weights": {"stem": weight | {"bits": 0}}}, "bits is 0; expected 2 to 8"
     yield good | {"weights": {"stem": {"bits": 8}}}, "no key 'per_channel'"
 
@@ -314,7 +315,7 @@ def test_json_that_is_no_edit_is_refused(wire: Any, said: str) -> None:
 
 def test_json_of_an_edit_is_read_back() -> None:
     edit = RoundTensors(
-        [Activation((Site("a", "add", 1), Site("b")), Grid(4, signed=False))],
+        [Activation((Site("a", "add", 1), Site("b")), Grid(4, signed=False), "lsq")],
         {"c": Weight(3, per_channel=False)},
     )
     assert RoundTensors.from_json(edit.to_json()) == edit

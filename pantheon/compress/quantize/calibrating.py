@@ -58,6 +58,7 @@ def calibrate(
     observer: Callable[[], Observer],
     bits: int = 8,
     device: str = "cpu",
+    by: str = "fixed",
 ) -> Calibration:
     """Run a model on samples and find the thresholds of its tensors.
 
@@ -68,6 +69,7 @@ def calibrate(
         stream: is read once, for its inputs.
         observer: makes one for each spot.
         bits: of the integers.
+        by: what becomes of thresholds in training, see `Activation`.
 
     Raises:
         ConfigError: the stream has no samples.
@@ -107,5 +109,5 @@ def calibrate(
                 f"{each.name} is 0 for all {samples} samples: no scale can be found for it; see "
                 "what the model is given, prune what is dead, or keep that layer out"
             )
-    made = (Activation(s.sites, g) for s, g in zip(spots.activations, grids, strict=True))
+    made = (Activation(s.sites, g, by) for s, g in zip(spots.activations, grids, strict=True))
     return Calibration(tuple(made), tuple(thresholds), samples)

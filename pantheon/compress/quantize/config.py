@@ -18,8 +18,10 @@ class QuantizeConfig(Section):
     """A stage that has the model compute with integers, by scales found on samples.
 
     `observer` says where activations are clipped; `samples` of the training part are looked at.
-    `bits` are those of activations. `only` and `keep` are patterns of the paths of convolutions and
-    linear layers, as of a shell. Fewer than 8 bits are simulated.
+    In later `training` thresholds stay (``fixed``), follow the largest values
+    (``moving_average``, ``range_abs_max``), or are learned (``pact``, ``lsq``). `bits` are those of
+    activations; fewer than 8 are simulated. `only` and `keep` are patterns of the paths of
+    convolutions and linear layers, as of a shell.
     """
 
     stage: Literal["quantize"]
@@ -27,6 +29,7 @@ class QuantizeConfig(Section):
     observer: Literal[
         "abs_max", "average", "moving_average", "range_abs_max", "percentile", "kl", "mse", "emd"
     ] = "percentile"
+    training: Literal["fixed", "moving_average", "range_abs_max", "pact", "lsq"] = "fixed"
     bits: Bits = 8
     weight_bits: Bits = 8
     per_channel: bool = True

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from pantheon.compress import strict
 from pantheon.compress.quantize.grid import Grid
-from pantheon.compress.quantize.rounding import Rounder, WeightRounder
+from pantheon.compress.quantize.rounding import ROUNDERS, WeightRounder
 from pantheon.compress.quantize.spots import Site
 from pantheon.compress.quantize.taps import tap
 from pantheon.compress.registry import Edit, register
@@ -27,10 +27,13 @@ class Activation:
     Args:
         sites: whose tensors it rounds.
         grid: to which integers.
+        by: what becomes of its threshold in training: the name of one of
+            `pantheon.compress.quantize.rounding.ROUNDERS`.
     """
 
     sites: tuple[Site, ...]
     grid: Grid
+    by: str = "fixed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,9 @@ class RoundTensors(Edit):
             if site in found:
                 raise ConfigError(f"{site} is rounded by two quantizers; expected one")
             found.add(site)
+        for each in self.activations:
+            if each.by not in ROUNDERS:
+                raise ConfigError(f"by is {quoted(each.by)}; expected one of {', '.join(ROUNDERS)}")
         object.__setattr__(self, "activations", tuple(self.activations))
 
     def apply(self, model: nn.Module) -> nn.Module:
@@ -96,7 +102,7 @@ class RoundTensors(Edit):
         tap(
             model,
             [each.sites for each in self.activations],
-            [Rounder(each.grid) for each in self.activations],
+            [ROUNDERS[each.by](each.grid) for each in self.activations],
         )
         for path, layer in layers.items():
             wanted = self.weights[path]
@@ -115,6 +121,7 @@ class RoundTensors(Edit):
                     "sites": [[site.path, site.call, site.number] for site in each.sites],
                     "bits": each.grid.bits,
                     "signed": each.grid.signed,
+                    "by": each.by,
                 }
                 for each in self.activations
             ],
@@ -152,11 +159,12 @@ def _layer(model: nn.Module, path: str) -> nn.Module:
 
 
 def _activation(value: Any) -> Activation:
-    found = strict.keys(value, "an activation", ("sites", "bits", "signed"))
+    found = strict.keys(value, "an activation", ("sites", "bits", "signed", "by"))
     if not isinstance(found["sites"], list) or not found["sites"]:
         raise ConfigError(f"sites is {quoted(found['sites'])}; expected a list, not empty")
     grid = Grid(strict.whole(found["bits"], "bits"), _flag(found["signed"], "signed"))
-    return Activation(tuple(_site(site) for site in found["sites"]), grid)
+    by = strict.text(found["by"], "by")
+    return Activation(tuple(_site(site) for site in found["sites"]), grid, by)
 
 
 def _site(value: Any) -> Site:

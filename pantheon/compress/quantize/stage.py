@@ -36,6 +36,7 @@ class Quantize:
     Args:
         observer: where activations are clipped, by the name of an observer.
         bits: of activations.
+        training: what becomes of thresholds in later training.
         weight: how weights are rounded.
         samples: of the training part that are looked at, at most.
         only, keep: patterns of the convolutions and linear layers that take part, and do not.
@@ -47,6 +48,7 @@ class Quantize:
 
     observer: str = "percentile"
     bits: int = 8
+    training: str = "fixed"
     weight: Weight = field(default_factory=Weight)
     samples: int = 512
     only: Sequence[str] = ()
@@ -65,6 +67,7 @@ class Quantize:
         return cls(
             observer=config.observer,
             bits=config.bits,
+            training=config.training,
             weight=Weight(config.weight_bits, config.per_channel),
             samples=config.samples,
             only=config.only,
@@ -107,11 +110,13 @@ class Quantize:
         spots = spots_of(artifact.model, inputs, kept)
         stream = work.parts.train.excerpt(self.samples, SEED).samples()
         make = partial(observer, self.observer)
-        found = calibrate(artifact.model, spots, stream, make, self.bits, work.device)
+        found = calibrate(
+            artifact.model, spots, stream, make, self.bits, work.device, self.training
+        )
         artifact.edit(RoundTensors(found.activations, dict.fromkeys(spots.weights, self.weight)))
         rounders = [m for m in artifact.model.modules() if isinstance(m, Rounder)]
         for rounder, threshold in zip(rounders, found.thresholds, strict=True):
-            rounder.threshold.fill_(threshold)
+            rounder.start(threshold)
         artifact.save(work.folder / MADE)
         write_json(work.folder / TOLD, self._told(spots, found, len(pairs)))
         work.watcher.say(
@@ -123,6 +128,7 @@ class Quantize:
         pairs = zip(spots.activations, found.activations, found.thresholds, strict=True)
         return {
             "observer": self.observer,
+            "training": self.training,
             "bits": {"activations": self.bits, "weights": self.weight.bits},
             "per_channel": self.weight.per_channel,
             "simulated": min(self.bits, self.weight.bits) < 8,

@@ -1,0 +1,207 @@
+"""Thresholds that follow or learn, by hand; and models that are trained through the rounding."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pantheon.compress.artifact import Artifact
+from pantheon.compress.quantize.calibrating import calibrate
+from pantheon.compress.quantize.edit import RoundTensors, Weight
+from pantheon.compress.quantize.grid import Grid
+from pantheon.compress.quantize.integers import activation_scales
+from pantheon.compress.quantize.observers import AbsMax, MovingAverage, RangeAbsMax
+from pantheon.compress.quantize.rounding import (
+    ROUNDERS,
+    ClippingRounder,
+    MovingRounder,
+    RangeRounder,
+    Rounder,
+    StepRounder,
+)
+from pantheon.compress.quantize.spots import spots_of
+from tests.unit.test_quantize_model import IMAGES, Net, Stream
+
+BATCHES = [torch.tensor(values) for values in ([1.0, -8.0], [2.0, 0.0], [-3.0, 1.0])]
+
+
+def started(rounder: Rounder, threshold: float) -> Rounder:
+    rounder.start(threshold)
+    return rounder
+
+
+# ---- following
+
+
+def test_a_moving_average_goes_on_from_calibration() -> None:
+    rounder = started(MovingRounder(Grid(8), rate=0.9), 5.0)
+    observer = MovingAverage(0.9)
+    observer.see(torch.tensor([5.0]))
+    for batch in BATCHES:
+        rounder(batch)
+        observer.see(batch)
+        assert float(rounder.threshold) == pytest.approx(observer.threshold(Grid(8)))
+    by_hand = (0.9**3 * 5 + 0.9**2 * 8 + 0.9 * 2 + 3) / (0.9**3 + 0.9**2 + 0.9 + 1)
+    assert float(rounder.threshold) == pytest.approx(by_hand)
+
+
+def test_a_range_forgets_what_left_the_window() -> None:
+    rounder, observer = started(RangeRounder(Grid(8), window=3), 9.0), RangeAbsMax(window=3)
+    observer.see(torch.tensor([9.0]))
+    found = []
+    for batch in (*BATCHES, torch.tensor([1.0])):
+        rounder(batch)
+        observer.see(batch)
+        assert float(rounder.threshold) == observer.threshold(Grid(8))
+        found.append(float(rounder.threshold))
+    assert found == [9.0, 9.0, 8.0, 3.0]
+
+
+@pytest.mark.parametrize("name", ROUNDERS)
+def test_evaluation_changes_nothing(name: str) -> None:
+    rounder = started(ROUNDERS[name](Grid(8)), 2.0).eval()
+    before = copy.deepcopy(rounder.state_dict())
+    rounder(torch.tensor([50.0]))
+    assert all(torch.equal(value, before[key]) for key, value in rounder.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ROUNDERS)
+@pytest.mark.parametrize("grid", [Grid(8), Grid(3), Grid(4, signed=False)])
+@torch.no_grad()
+def test_all_round_alike_by_one_threshold(name: str, grid: Grid) -> None:
+    values = torch.linspace(-3, 3, 101)
+    rounder = started(ROUNDERS[name](grid), 2.0).eval()
+    expected = grid.rounded(values, grid.scale(torch.tensor(2.0)))
+    assert torch.allclose(rounder(values), expected, atol=1e-6)
+
+
+# ---- learning
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_pact_learns_from_what_it_clips(signed: bool) -> None:
+    rounder = started(ClippingRounder(Grid(8, signed)), 1.0)
+    values = torch.tensor([0.2, 1.5, -1.5, -0.3], requires_grad=True)
+    weights = torch.tensor([1.0, 10.0, 100.0, 1000.0])
+    (rounder(values) * weights).sum().backward()
+    # The clipped values' gradients by their sign; below 0, unsigned integers clip at 0 itself.
+    assert rounder.threshold.grad == (10.0 - 100.0 if signed else 10.0)
+    assert values.grad is not None
+    assert values.grad.tolist() == [1.0, 0.0, 0.0, 1000.0 if signed else 0.0]
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_lsq_has_the_papers_gradient(bits: int) -> None:
+    grid = Grid(bits)
+    step, values = 0.5, torch.tensor([[0.3, -0.7, 400.0, -400.0, 0.1]], requires_grad=True)
+    rounder = started(StepRounder(grid), step * grid.highest)
+    (rounder(values)).sum().backward()
+    places = [v / step for v in values.detach()[0].tolist()]
+    inside = [grid.lowest <= v <= grid.highest for v in places]
+    own = [
+        round(v) - v if here else math.copysign(grid.highest, v)
+        for v, here in zip(places, inside, strict=True)
+    ]
+    factor = 1 / math.sqrt(5 * grid.highest)
+    # A step is the threshold divided by the highest integer.
+    assert rounder.threshold.grad is not None
+    assert float(rounder.threshold.grad) == pytest.approx(
+        sum(own) * factor / grid.highest, abs=1e-6
+    )
+    assert values.grad is not None
+    assert values.grad[0].tolist() == pytest.approx([float(here) for here in inside], abs=1e-5)
+
+
+def test_a_step_that_learns_finds_where_to_clip() -> None:
+    torch.manual_seed(0)
+    values = torch.randn(4, 2000)
+    rounder = started(StepRounder(Grid(2)), 4.0)
+    optimizer = torch.optim.Adam(rounder.parameters(), lr=0.05)
+    errors = []
+    for _ in range(100):
+        error = F.mse_loss(rounder(values), values)
+        optimizer.zero_grad()
+        error.backward()
+        optimizer.step()
+        errors.append(error.item())
+    assert errors[-1] < 0.5 * errors[0]
+    assert 0.5 < float(rounder.threshold) < 2.5
+
+
+# ---- models
+
+
+def made(bits: int, by: str = "fixed") -> Artifact:
+    artifact = Artifact.make("tests.unit.test_quantize_model:Net")
+    spots = spots_of(artifact.model, IMAGES)
+    found = calibrate(artifact.model, spots, Stream(IMAGES), AbsMax, bits=bits, by=by)
+    artifact.edit(RoundTensors(found.activations, dict.fromkeys(spots.weights, Weight(bits))))
+    for rounder, threshold in zip(rounders(artifact.model), found.thresholds, strict=True):
+        rounder.start(threshold)
+    return artifact
+
+
+def rounders(model: nn.Module) -> list[Rounder]:
+    return [m for m in model.modules() if isinstance(m, Rounder)]
+
+
+def divergence(model: nn.Module, teacher: Tensor, images: Tensor) -> Tensor:
+    found = F.log_softmax(model(images), 1)
+    return F.kl_div(found, F.log_softmax(teacher, 1), log_target=True, reduction="batchmean")
+
+
+def tuned(model: nn.Module, images: Tensor, teacher: Tensor) -> nn.Module:
+    """Trained to answer what the teacher does."""
+    model.train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = divergence(model, teacher, images)
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ROUNDERS)
+def test_training_through_the_rounding_agrees_with_the_teacher_more(by: str) -> None:
+    torch.manual_seed(0)
+    net = Net().eval()
+    with torch.no_grad():
+        nn.init.normal_(net.head.weight, std=4.0)
+    images, held = torch.randn(2, 64, 3, 8, 8)
+    with torch.no_grad():
+        teacher, truth = net(images), net(held)
+    found = {}
+    for bits in (8, 4):
+        artifact = made(bits, by)
+        state = {n: v for n, v in net.state_dict().items() if n.startswith("head.weight")}
+        artifact.model.head.parametrizations.weight.original.data = state["head.weight"].clone()
+        before = copy.deepcopy(artifact.model).eval()
+        after = tuned(artifact.model, images, teacher)
+        with torch.no_grad():
+            found[bits] = [float(divergence(m, truth, held)) for m in (before, after)]
+    assert found[4][1] < 0.8 * found[4][0], "4 bits: better than without training"
+    assert found[8][1] <= found[8][0] + 0.02 * found[4][0], "8 bits: at least as good"
+
+
+@pytest.mark.parametrize("by", ROUNDERS)
+@torch.no_grad()
+def test_what_was_learned_is_kept_and_exported(by: str, tmp_path: Path) -> None:
+    artifact = made(8, by)
+    artifact.model.train()
+    artifact.model(2 * IMAGES)
+    artifact.save(tmp_path)
+    again, model = Artifact.load(tmp_path).model.eval(), artifact.model.eval()
+    assert torch.equal(again(IMAGES), model(IMAGES))
+    steps = [float(scale.step) for scale in activation_scales(model).values()]
+    assert steps == pytest.approx(
+        [float(each.threshold / 127) for each in rounders(model)[:2]]
+        + [float(each.threshold / 255) for each in rounders(model)[2:]]
+    )
