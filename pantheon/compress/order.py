@@ -19,6 +19,7 @@ AFTER: dict[Phase, tuple[tuple[Phase, ...], str]] = {
         "the scales and masks were found for the channels that are there",
     ),
     "sparsify": (("quantize",), "the scales were found for the weights that are there"),
+    "quantize": (("sparsify",), "what rounds weights does not keep their zeros"),
 }
 """Which phases must not come before a phase, and why."""
 

@@ -131,7 +131,7 @@ def test_a_step_that_learns_finds_where_to_clip() -> None:
         optimizer.step()
         errors.append(error.item())
     assert errors[-1] < 0.5 * errors[0]
-    assert 0.5 < float(rounder.threshold) < 2.5
+    assert 0.5 < rounder.threshold.item() < 2.5
 
 
 # ---- models

@@ -119,7 +119,7 @@ def test_concatenations_share_a_scale_with_what_they_are_given() -> None:
         return answered
 
     spots = told(found(way))
-    assert spots["act"] == (["second"], [":cat", ":chunk", ":getitem", ":getitem@1"])
+    assert spots["act"] == (["second"], [":cat", ":chunk", ":part", ":part@1"])
     assert list(spots) == [":input", "act", "third", ":add"]
 
 

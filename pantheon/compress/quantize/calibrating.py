@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 from pantheon.compress.quantize.edit import Activation
 from pantheon.compress.quantize.grid import Grid
 from pantheon.compress.quantize.observers import Observer, require_values
-from pantheon.compress.quantize.spots import Spots
-from pantheon.compress.quantize.taps import require_reached, tap
+from pantheon.compress.quantize.spots import Site, Spots, spots_of
+from pantheon.compress.quantize.taps import tap, unreached
 from pantheon.errors import CompressionError, ConfigError
 from pantheon.sampling.reading import slice_rows
 from pantheon.stream import Batch
@@ -49,6 +50,43 @@ class _Seeing(nn.Module):
         self.signed = self.signed or bool((values < 0).any())
         self.observer.see(values)
         return values
+
+
+def met_spots(model: nn.Module, example_inputs: Any, keep: Collection[str] = ()) -> Spots:
+    """What of a model can be rounded where its code makes it: see `spots_of`.
+
+    The model is run once with taps that change nothing. Tensors of the graph that its code never
+    has in hand, as in functions that are many operations in one, are left alone, and so is what
+    reads them.
+
+    Raises:
+        ConfigError, CompressionError: see `spots_of`; or the model does not run with a part more,
+            as one that goes over its parts from the end.
+    """
+    avoid: set[Site] = set()
+    while True:
+        spots = spots_of(model, example_inputs, keep, avoid)
+        sites = [spot.sites for spot in spots.activations]
+        watched = tap(copy.deepcopy(model), sites, [nn.Identity() for _ in sites])
+        try:
+            with evaluating(watched):
+                call_student(watched, example_inputs)
+        except Exception as error:
+            raise CompressionError(
+                f"the {type(model).__name__} does not run with a part more, which holds its "
+                f"quantizers: {type(error).__name__}: {error}; does it go over its parts? give it "
+                "a module around it"
+            ) from error
+        missed = unreached(watched)
+        if not missed:
+            return spots
+        if missed <= avoid:
+            raise CompressionError(
+                f"the {type(model).__name__} makes no tensor at "
+                f"{', '.join(map(str, sorted(missed)[:5]))} when it is run, though torch.export "
+                "saw one there; keep that module out of quantization"
+            )
+        avoid |= missed
 
 
 def calibrate(
@@ -100,7 +138,11 @@ def calibrate(
             samples += rows
     if not samples:
         raise ConfigError("calibration was given no samples; name a part that has some")
-    require_reached(watched)
+    if missed := sorted(unreached(watched)):
+        raise CompressionError(
+            f"the {type(model).__name__} makes no tensor at {', '.join(map(str, missed[:5]))} when "
+            "it is run, though torch.export saw one there; keep that module out of quantization"
+        )
     grids = [Grid(bits, each.signed) for each in seeing]
     thresholds = [each.observer.threshold(grid) for each, grid in zip(seeing, grids, strict=True)]
     for each, threshold in zip(seeing, thresholds, strict=True):

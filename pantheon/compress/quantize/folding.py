@@ -14,7 +14,7 @@ from pantheon.compress.quantize.graph import exported, op_of, path_of
 def foldable(model: nn.Module, example_inputs: Any) -> list[tuple[str, str]]:
     """Pairs of a layer and a batch norm that alone reads what the layer answers.
 
-    Both are called once in a run, and the norm has running statistics.
+    Both have one name and are called once in a run, and the norm has running statistics.
 
     Args:
         model: is run in evaluation mode and not changed.
@@ -34,6 +34,7 @@ def foldable(model: nn.Module, example_inputs: Any) -> list[tuple[str, str]]:
     """
     nodes = [n for n in exported(model, example_inputs).graph.nodes if n.op == "call_function"]
     calls = Counter(path_of(node) for node in nodes)
+    names = Counter(module for _, module in model.named_modules(remove_duplicate=False))
     found = []
     for node in nodes:
         if op_of(node) != "batch_norm":
@@ -44,6 +45,7 @@ def foldable(model: nn.Module, example_inputs: Any) -> list[tuple[str, str]]:
         paths = path_of(before), path_of(node)
         layer, norm = map(model.get_submodule, paths)
         fits = isinstance(layer, Layer | Transposed) and isinstance(norm, Norm)
+        fits = fits and "weight" in layer._parameters and names[layer] == names[norm] == 1
         if fits and all(calls[path] == 1 for path in paths) and norm.running_mean is not None:
             found.append(paths)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from collections.abc import Mapping
@@ -30,15 +31,7 @@ def exported(model: nn.Module, inputs: Any) -> torch.export.ExportedProgram:
         >>> [(op_of(n), path_of(n)) for n in program.graph.nodes if n.op == "call_function"]
         [('linear', '0'), ('relu', '1')]
     """
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}
-    match inputs:
-        case Mapping():
-            kwargs = dict(inputs)
-        case tuple() | list():
-            args = tuple(inputs)
-        case _:
-            args = (inputs,)
+    args, kwargs = bound(model, *called(inputs))
     try:
         with evaluating(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter about its own insides
@@ -50,6 +43,35 @@ def exported(model: nn.Module, inputs: Any) -> torch.export.ExportedProgram:
         ) from error
 
 
+def called(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a model is called with: mappings by keyword, tuples and lists by position."""
+    match inputs:
+        case Mapping():
+            return (), dict(inputs)
+        case tuple() | list():
+            return tuple(inputs), {}
+    return (inputs,), {}
+
+
+def bound(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same arguments in the order of the model's signature, however they were given.
+
+    Example:
+        >>> class Two(nn.Module):
+        ...     def forward(self, left, right):
+        ...         return left - right
+        >>> bound(Two(), (), {"right": 2, "left": 1})
+        ((1, 2), {})
+    """
+    try:
+        found = inspect.signature(model.forward).bind(*args, **kwargs)
+    except (TypeError, ValueError):  # The model's own error is better than one of ours.
+        return args, dict(kwargs)
+    return found.args, found.kwargs
+
+
 def floats(node: Node) -> bool:
     """Whether a node answers real numbers, in a tensor or in several."""
     value = node.meta.get("val")
@@ -57,11 +79,37 @@ def floats(node: Node) -> bool:
     return all(isinstance(each, Tensor) and each.is_floating_point() for each in every)
 
 
+SAME = {
+    "concat": "cat",
+    "concatenate": "cat",
+    "radd": "add",
+    "iadd": "add",
+    "rmul": "mul",
+    "imul": "mul",
+    "truediv": "div",
+    "itruediv": "div",
+    "isub": "sub",
+}
+"""Functions of PyTorch by another name than the operation that they come to."""
+
+
+def plain_name(name: str) -> str:
+    """An operation's name, whether it is in place, an operator, or what it comes to.
+
+    Example:
+        >>> plain_name("__iadd__"), plain_name("relu_"), plain_name("upsample_nearest2d")
+        ('add', 'relu', 'interpolate')
+    """
+    name = name.strip("_")
+    return "interpolate" if name.startswith("upsample_") else SAME.get(name, name)
+
+
 def op_of(node: Node) -> str:
     """The operation's name, such as ``"conv2d"``; that of an input is empty."""
     if node.op != "call_function":
         return ""
-    return str(getattr(node.target, "_opname", None) or getattr(node.target, "__name__", ""))
+    name = getattr(node.target, "_opname", None) or getattr(node.target, "__name__", "")
+    return plain_name(str(name))
 
 
 def path_of(node: Node) -> str:

@@ -70,17 +70,20 @@ class Grid:
         2013); the scale has none.
 
         Args:
-            values: float32.
-            scale: float32, one number, or ``[channels]``.
+            values: float.
+            scale: float, one number, or ``[channels]``.
             channel_dim: the dimension of channels, where each has a scale of its own.
 
         Returns:
-            float32 of the same shape.
+            Of the same shape and dtype; computed in float32.
 
         Example:
             >>> Grid(4).rounded(torch.tensor([1.0, 2.9, 3.0, -99.0]), torch.tensor(2.0))
             tensor([  0.,   2.,   4., -14.])
         """
+        if values.dtype != torch.float32 or scale.dtype != torch.float32:
+            # The kernels below take no other; wider ones lose what is far below a step.
+            return self.rounded(values.float(), scale.float(), channel_dim).to(values.dtype)
         if channel_dim is None:
             zero = torch.zeros(1, dtype=torch.int32, device=values.device)
             return torch.fake_quantize_per_tensor_affine(

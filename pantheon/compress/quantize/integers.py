@@ -10,7 +10,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from pantheon.compress.quantize.graph import bound, called
 from pantheon.compress.quantize.rounding import Rounder, WeightRounder
 from pantheon.compress.quantize.spots import INPUT, Site
 from pantheon.compress.quantize.taps import HOLDER, Taps, untap
@@ -88,9 +89,17 @@ def plain(model: nn.Module) -> nn.Module:
     """
     model = copy.deepcopy(model)
     for layer in list(model.modules()):
-        if parametrize.is_parametrized(layer, "weight"):
+        if _rounders(layer):
             _settle(layer)
     return untap(model)
+
+
+def _rounders(layer: nn.Module) -> list[WeightRounder]:
+    """What rounds the weight of a layer: one, or nothing."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return []
+    every = cast(Any, layer.parametrizations)["weight"]
+    return [each for each in every if isinstance(each, WeightRounder)]
 
 
 @torch.no_grad()
@@ -116,14 +125,11 @@ def weight_scales(model: nn.Module) -> dict[str, Scale]:
     """
     found = {}
     for path, layer in model.named_modules():
-        if not parametrize.is_parametrized(layer, "weight"):
-            continue
-        weights = cast(Any, layer.parametrizations)["weight"]
-        for rounder in weights:
-            if isinstance(rounder, WeightRounder):
-                _require_bits(rounder.grid.bits, f"the weight of {path}")
-                step = rounder.scale(weights.original).numpy().astype(np.float32)
-                found[path] = Scale(step, rounder.channel_dim)
+        for rounder in _rounders(layer):
+            _require_bits(rounder.grid.bits, f"the weight of {path}")
+            weight = cast(Any, layer.parametrizations)["weight"].original
+            step = rounder.scale(weight).float().numpy()
+            found[path] = Scale(step, rounder.channel_dim)
     return found
 
 
@@ -140,7 +146,7 @@ def activation_scales(model: nn.Module) -> dict[Site, Scale]:
     for site, rounder in taps.by_site().items():
         assert isinstance(rounder, Rounder)
         _require_bits(rounder.grid.bits, str(site))
-        step = rounder.scale.detach().numpy().astype(np.float32)
+        step = rounder.scale.detach().float().numpy()
         found[site] = Scale(step, zero=ZERO_POINT if rounder.grid.signed else 0, unsigned=True)
     return found
 
@@ -164,8 +170,9 @@ def tensors_at(graph: Any, model: nn.Module, inputs: Any) -> dict[Site, str]:
     calls = _calls(model, inputs)
     answers: dict[str, dict[str, str]] = defaultdict(dict)
     found: dict[Site, str] = {}
-    for place, tensor in enumerate(graph.input):
-        found[Site("", INPUT, place)] = tensor.name
+    names = _in_order(model, inputs, [tensor.name for tensor in graph.input])
+    for place, name in enumerate(names):
+        found[Site("", INPUT, place)] = name
     counts: Counter[tuple[str, str]] = Counter()
     seen: dict[str, Site] = {}
     for node in graph.node:
@@ -175,7 +182,6 @@ def tensors_at(graph: Any, model: nn.Module, inputs: Any) -> dict[Site, str]:
         path, call, name = where
         if path in calls:
             answers[path][name] = node.output[0]
-            continue
         if name not in seen:
             seen[name] = Site(path, call, counts[path, call])
             counts[path, call] += 1
@@ -186,6 +192,14 @@ def tensors_at(graph: Any, model: nn.Module, inputs: Any) -> dict[Site, str]:
         for number in range(calls[path] if each * calls[path] == len(outputs) else 0):
             found[Site(path, "", number)] = outputs[(number + 1) * each - 1]
     return found
+
+
+def _in_order(model: nn.Module, inputs: Any, names: Sequence[str]) -> Sequence[str]:
+    """The names of a file's inputs in the order of the model's signature."""
+    if not isinstance(inputs, Mapping) or set(names) != set(inputs):
+        return names
+    args, kwargs = bound(model, (), {name: name for name in inputs})
+    return [*args, *kwargs.values()]
 
 
 def _calls(model: nn.Module, inputs: Any) -> Counter[str]:
@@ -242,11 +256,10 @@ def write_integers(model: nn.Module, inputs: Any, float_file: Path, file: Path) 
             "rounds; keep that module out of quantization"
         )
     plan = _Plan(weights, {names[site]: scale for site, scale in activations.items()})
+    _round_weights(source.graph, model, plan)
     for node in source.graph.node:
         plan.take(node)
-    _round_weights(source.graph, model, weights)
-    arrays = (_array(value) for value in _leaves(inputs))
-    reader = _Reader({t.name: a for t, a in zip(source.graph.input, arrays, strict=True)})
+    reader = _Reader(_fed(inputs, [tensor.name for tensor in source.graph.input]))
     with tempfile.TemporaryDirectory(dir=file.parent) as folder, _quiet():
         partial = Path(folder, file.name)
         quantize_static(
@@ -261,7 +274,8 @@ def write_integers(model: nn.Module, inputs: Any, float_file: Path, file: Path) 
             extra_options={"TensorQuantOverrides": plan.overrides(), "WeightSymmetric": True},
         )
         quantized = onnx.load(partial)
-        _leave_answers(quantized.graph, plan.rounded)
+        _only_ours(quantized.graph, plan.rounded)
+        _all_ours(quantized.graph, plan.rounded)
         _forget(quantized.graph)
         onnx.save(quantized, partial)
         os.replace(partial, file)
@@ -276,15 +290,13 @@ class _Plan:
     """
 
     def __init__(self, weights: Mapping[str, Scale], rounded: Mapping[str, Scale]) -> None:
-        self._weights, self.rounded = weights, dict(rounded)
-        self._own: dict[str, Scale] = {}
+        self.weights, self.rounded = weights, dict(rounded)
+        self.own: dict[str, Scale] = {}
         self.nodes: list[str] = []
 
     def take(self, node: Any) -> None:
         """Decide on the next node."""
-        own = next((n for n in node.input if n.removesuffix(".weight") in self._weights), None)
-        if own is not None and node.op_type in WEIGHTED:
-            self._own[own] = self._weights[own.removesuffix(".weight")]
+        if node.op_type in WEIGHTED and any(name in self.own for name in node.input):
             self.nodes.append(node.name)
             return
         data = [*node.input] if node.op_type in ("Concat", *SUMS) else [*node.input[:1]]
@@ -306,11 +318,13 @@ class _Plan:
 
     def overrides(self) -> dict[str, list[dict[str, Any]]]:
         """The scales, in ONNX Runtime's terms."""
-        return {name: _override(scale) for name, scale in (self.rounded | self._own).items()}
+        return {name: _override(scale) for name, scale in (self.rounded | self.own).items()}
 
 
-def _round_weights(graph: Any, model: nn.Module, weights: Mapping[str, Scale]) -> None:
+def _round_weights(graph: Any, model: nn.Module, plan: _Plan) -> None:
     """Put rounded weights in, so that no value lies between two integers and may go either way.
+
+    The exporter may name a weight otherwise, and turn that of a linear layer round.
 
     Raises:
         CompressionError: the graph has no such weight.
@@ -318,33 +332,93 @@ def _round_weights(graph: Any, model: nn.Module, weights: Mapping[str, Scale]) -
     from onnx import numpy_helper
 
     known = {tensor.name: tensor for tensor in graph.initializer}
-    for path in weights:
-        tensor, name = known.get(f"{path}.weight"), f"{path}.weight"
-        value = cast(Tensor, model.get_submodule(path).weight).detach().numpy()
-        if tensor is None or tuple(tensor.dims) != value.shape:
-            raise CompressionError(
-                f"the exported graph has no weight {name} of shape {list(value.shape)}; keep "
-                f"{path} out of quantization"
-            )
-        tensor.CopyFrom(numpy_helper.from_array(value, name))
-
-
-def _leave_answers(graph: Any, rounded: Collection[str]) -> None:
-    """Take out the rounding of what the whole model answers, where the model has none there."""
-    producers = {name: node for node in graph.node for name in node.output}
-    for answer in graph.output:
-        last = producers[answer.name]
-        if answer.name in rounded or last.op_type != "DequantizeLinear":
+    missing = dict(plan.weights)
+    for node in graph.node:
+        where = _where(node)
+        if where is None or where[0] not in plan.weights or node.op_type not in WEIGHTED:
             continue
-        rounding = producers[last.input[0]]
-        maker = producers[rounding.input[0]]
-        for node in (last, rounding):
-            graph.node.remove(node)
-        place = list(maker.output).index(rounding.input[0])
-        maker.output[place] = answer.name
+        scale = plan.weights[where[0]]
+        value = cast(Tensor, model.get_submodule(where[0]).weight).detach().float().numpy()
+        for name in node.input:
+            shape = tuple(known[name].dims) if name in known else ()
+            turned = node.op_type == "MatMul" and shape == value.shape[::-1]
+            if (shape != value.shape and not turned) or len(shape) < 2:
+                continue
+            if turned:
+                axis = None if scale.axis is None else 1 - scale.axis
+                scale, value = replace(scale, axis=axis), np.ascontiguousarray(value.T)
+            known[name].CopyFrom(numpy_helper.from_array(value, name))
+            plan.own[name] = scale
+            missing.pop(where[0], None)
+            break
+    if missing:
+        raise CompressionError(
+            f"the exported graph has no weight of {', '.join(list(missing)[:5])}, which the model "
+            "rounds; keep these layers out of quantization"
+        )
+
+
+def _only_ours(graph: Any, rounded: Collection[str]) -> None:
+    """Take out what ONNX Runtime rounds by its own calibration, where the model rounds nothing."""
+    answers = {tensor.name for tensor in graph.output}
+    for rounding in [node for node in graph.node if node.op_type == "QuantizeLinear"]:
+        before = rounding.input[0]
+        name = before.removesuffix("_QuantizeLinear_Input")
+        if name in rounded:
+            continue
+        back = [n for n in graph.node if n.input and n.input[0] == rounding.output[0]]
+        if any(node.op_type != "DequantizeLinear" for node in back):
+            continue
+        for last in back:
+            if last.output[0] in answers:
+                maker = next(node for node in graph.node if before in node.output)
+                maker.output[list(maker.output).index(before)] = last.output[0]
+                _reread(graph, before, last.output[0])
+                before = last.output[0]
+            else:
+                _reread(graph, last.output[0], before)
+            graph.node.remove(last)
+        graph.node.remove(rounding)
     read = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
         graph.initializer.remove(tensor)
+
+
+def _all_ours(graph: Any, rounded: Mapping[str, Scale]) -> None:
+    """Put in what ONNX Runtime left out: the rounding between two operators that it has as real."""
+    from onnx import helper, numpy_helper
+
+    for name, scale in rounded.items():
+        maker = next((node for node in graph.node if name in node.output), None)
+        readers = [node for node in graph.node if name in node.input]
+        kinds = {node.op_type for node in readers}
+        moved = all(n.op_type in MOVING and set(n.output) <= set(rounded) for n in readers)
+        answers = name in {tensor.name for tensor in graph.output}
+        if maker is None or maker.op_type == "DequantizeLinear" or "QuantizeLinear" in kinds:
+            continue
+        if moved and not answers:
+            continue
+        given = [f"{name}_{part}" for part in ("real", "integers", "step", "zero")]
+        real, integers, step, zero = given
+        maker.output[list(maker.output).index(name)] = real
+        graph.initializer.extend(
+            [
+                numpy_helper.from_array(scale.step.reshape(()), step),
+                numpy_helper.from_array(np.array(scale.zero, np.uint8), zero),
+            ]
+        )
+        place = list(graph.node).index(maker) + 1
+        graph.node.insert(place, helper.make_node("QuantizeLinear", [real, step, zero], [integers]))
+        back = helper.make_node("DequantizeLinear", [integers, step, zero], [name])
+        graph.node.insert(place + 1, back)
+
+
+def _reread(graph: Any, old: str, new: str) -> None:
+    """Have all that reads one tensor read another."""
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name == old:
+                node.input[place] = new
 
 
 def _forget(graph: Any) -> None:
@@ -420,10 +494,12 @@ def float_operators(file: Path) -> list[tuple[str, str]]:
     return found[::-1]
 
 
-def _leaves(inputs: Any) -> Sequence[Any]:
-    if isinstance(inputs, Mapping):
-        return list(inputs.values())
-    return list(inputs) if isinstance(inputs, tuple | list) else [inputs]
+def _fed(inputs: Any, names: Sequence[str]) -> dict[str, Any]:
+    """What ONNX Runtime is given: by name where the inputs have names, else in their order."""
+    args, kwargs = called(inputs)
+    if kwargs and set(kwargs) == set(names):
+        return {name: _array(value) for name, value in kwargs.items()}
+    return dict(zip(names, map(_array, (*args, *kwargs.values())), strict=True))
 
 
 def _array(value: Any) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pantheon.compress.quantize.grid import Grid
+from pantheon.compress.quantize.taps import unseen
 
 LEAST = 2.0**-100
 """The smallest threshold, so that a channel of zeros has a scale."""
@@ -247,4 +248,5 @@ class WeightRounder(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Round a float weight."""
-        return self.grid.rounded(weight, self.scale(weight), self.channel_dim)
+        with unseen():
+            return self.grid.rounded(weight, self.scale(weight), self.channel_dim)

@@ -23,9 +23,7 @@ COMPUTE = {
     "conv_transpose3d": "conv",
     "linear": "linear",
     "add": "add",
-    "add_": "add",
     "mul": "mul",
-    "mul_": "mul",
     "cat": "cat",
     "avg_pool1d": "pool",
     "avg_pool2d": "pool",
@@ -38,13 +36,13 @@ COMPUTE = {
 WEIGHTED = ("conv", "linear")
 """Kinds with weights of their own."""
 
-FUSED = ("relu", "relu_", "hardtanh", "hardtanh_", "relu6")
+FUSED = ("relu", "hardtanh", "relu6")
 """Activations that cost nothing after an operation with integers, which is clipped for them."""
 
 MOVES = (
     "flatten", "view", "reshape", "unsqueeze", "squeeze", "permute", "transpose", "contiguous",
-    "clone", "dropout", "dropout_", "feature_dropout", "identity", "max_pool1d", "max_pool2d",
-    "max_pool3d", "slice", "select", "expand", "unflatten", "alias", "detach",
+    "clone", "dropout", "feature_dropout", "identity", "max_pool1d", "max_pool2d", "max_pool3d",
+    "slice", "select", "expand", "unflatten", "alias", "detach",
 )  # fmt: skip
 """Operations that answer values that they were given, so that the same integers stand for them."""
 
@@ -55,6 +53,11 @@ SPLITS = ("split", "split_with_sizes", "chunk", "unbind", "tensor_split")
 
 INPUT = "input"
 """The call of a site that is what the whole model is given."""
+
+
+PART = "part"
+"""The call of a site that is one of several tensors that an operation has answered; a model's code
+takes it out by no function of PyTorch, so that it is never met."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -112,7 +115,12 @@ class Spots:
     float: Mapping[Site, str] = field(default_factory=dict)
 
 
-def spots_of(model: nn.Module, example_inputs: Any, keep: Collection[str] = ()) -> Spots:
+def spots_of(
+    model: nn.Module,
+    example_inputs: Any,
+    keep: Collection[str] = (),
+    avoid: Collection[Site] = (),
+) -> Spots:
     """Find what to round: one quantizer for each tensor, where it is made.
 
     What convolutions, linear layers, additions, products, concatenations and averages are given is
@@ -124,6 +132,7 @@ def spots_of(model: nn.Module, example_inputs: Any, keep: Collection[str] = ()) 
         model: with its batch norms folded; it is run in evaluation mode and not changed.
         example_inputs: a tensor; or a tuple, list or mapping of the model's arguments.
         keep: paths of modules that go on with real numbers.
+        avoid: sites that cannot be rounded; what reads or makes them goes on with real numbers.
 
     Raises:
         CompressionError: torch.export cannot follow the model.
@@ -136,7 +145,7 @@ def spots_of(model: nn.Module, example_inputs: Any, keep: Collection[str] = ()) 
         ([':input', '1'], ('0', '3'))
     """
     program = exported(model, example_inputs)
-    found = _Reading(model, program, keep).spots()
+    found = _Reading(model, program, keep, avoid).spots()
     if not found.weights:
         raise ConfigError(
             f"the {type(model).__name__} has no convolution or linear layer that is called and not "
@@ -149,9 +158,13 @@ class _Reading:
     """A model's graph, read from its beginning to its end."""
 
     def __init__(
-        self, model: nn.Module, program: torch.export.ExportedProgram, keep: Collection[str]
+        self,
+        model: nn.Module,
+        program: torch.export.ExportedProgram,
+        keep: Collection[str],
+        avoid: Collection[Site],
     ) -> None:
-        self._model, self._keep = model, keep
+        self._model, self._keep, self._avoid = model, keep, set(avoid)
         inputs = [str(name) for name in program.graph_signature.user_inputs]
         self._place = {node: place for place, node in enumerate(program.graph.nodes)}
         self._nodes = [n for n in program.graph.nodes if n.op == "call_function" and floats(n)]
@@ -192,11 +205,22 @@ class _Reading:
         kind, path = COMPUTE.get(op_of(node)), path_of(node)
         if kind is None or any(path == k or path.startswith(f"{k}.") for k in self._keep):
             return False
+        about = [*self._given(node), node, _fused(node)]
+        if any(self._site[n] in self._avoid for each in about for n in self._made(each)):
+            return False
         if kind in WEIGHTED:
             # A weight that is no layer's own cannot be rounded once and for all.
             layer = self._model.get_submodule(path)
+            if isinstance(layer, nn.modules.conv._ConvTransposeNd) and layer.groups > 1:
+                return False  # ONNX Runtime cannot round its bias.
             return isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
         return len(self._given(node)) >= (2 if kind in ("add", "mul") else 1)
+
+    def _made(self, node: Node) -> set[Node]:
+        """Where the values that a node answers were made, before they were only moved."""
+        if not _moves(node):
+            return {node}
+        return {node}.union(*map(self._made, self._given(node)))
 
     def _given(self, node: Node) -> list[Node]:
         """The activations that a node is given."""
@@ -237,7 +261,11 @@ def _sites(model: nn.Module, nodes: Sequence[Node]) -> dict[Node, Site]:
     counts: Counter[tuple[str, str]] = Counter()
     found = {}
     for node in nodes:
-        key = path_of(node), "" if node in answers else op_of(node).rstrip("_")
-        found[node] = Site(*key, counts[key])
-        counts[key] += 1
+        path, op = path_of(node), op_of(node)
+        if op == "getitem":
+            op = PART  # Not what `tensor[...]` is called, which answers a tensor's own values.
+        call = "" if node in answers else op
+        found[node] = Site(path, call, counts[path, call])
+        # What a module answers is made by a call, too.
+        counts.update({(path, op), (path, call)})
     return found

@@ -12,14 +12,14 @@ from torch import nn
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.fold import FoldBatchNorm
 from pantheon.compress.prune.choosing import paths_matching
-from pantheon.compress.quantize.calibrating import Calibration, calibrate
+from pantheon.compress.quantize.calibrating import Calibration, calibrate, met_spots
 from pantheon.compress.quantize.config import QuantizeConfig
 from pantheon.compress.quantize.edit import RoundTensors, Weight
 from pantheon.compress.quantize.folding import foldable
 from pantheon.compress.quantize.integers import is_quantized
 from pantheon.compress.quantize.observers import observer
 from pantheon.compress.quantize.rounding import Rounder
-from pantheon.compress.quantize.spots import Spots, spots_of
+from pantheon.compress.quantize.spots import Spots
 from pantheon.compress.run_folder import read_json, write_json
 from pantheon.compress.stage import Cost, Outcome, Phase, Work
 from pantheon.compress.together import SEED, first_alone, one_input
@@ -107,7 +107,7 @@ class Quantize:
         pairs = foldable(artifact.model, inputs)
         if pairs:
             artifact.edit(FoldBatchNorm(pairs))
-        spots = spots_of(artifact.model, inputs, kept)
+        spots = met_spots(artifact.model, inputs, kept)
         stream = work.parts.train.excerpt(self.samples, SEED).samples()
         make = partial(observer, self.observer)
         found = calibrate(

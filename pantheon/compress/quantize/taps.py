@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from pantheon.compress.quantize.graph import bound, plain_name
 from pantheon.compress.quantize.spots import INPUT, Site
-from pantheon.errors import CompressionError, ConfigError
+from pantheon.errors import ConfigError
 from pantheon.paths import module_at
 
 HOLDER = "quantizers"
@@ -22,9 +23,6 @@ HOLDER = "quantizers"
 
 OURS, PATH = "_quantizers", "_quantizers_path"
 """Attributes of the modules of a model: the holder, and the module's path."""
-
-SAME = {"relu6": "hardtanh", "concat": "cat", "concatenate": "cat", "radd": "add", "iadd": "add"}
-"""Functions of PyTorch by another name than the operation that they come to."""
 
 
 class Taps(nn.Module):
@@ -100,7 +98,8 @@ class Taps(nn.Module):
         if place is None:
             return value
         self.reached.add(site)
-        answered: Tensor = self.each[place](value)
+        with unseen():
+            answered: Tensor = self.each[place](value)
         return answered
 
 
@@ -111,6 +110,30 @@ class _Run:
     open: ExitStack = field(default_factory=ExitStack)
     stack: list[str] = field(default_factory=lambda: [""])
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    replaced: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def instead(self, tensor: Tensor) -> Tensor:
+        """What stands for a tensor that was changed in place."""
+        return self.replaced.get(id(tensor), (tensor, tensor))[1]
+
+
+class _Local(threading.local):
+    """What each thread has of its own."""
+
+    unseen = 0
+
+
+_LOCAL = _Local()
+
+
+@contextmanager
+def unseen() -> Iterator[None]:
+    """Calls in the body are ours, and none of the model's."""
+    _LOCAL.unseen += 1
+    try:
+        yield
+    finally:
+        _LOCAL.unseen -= 1
 
 
 class _Watching(TorchFunctionMode):
@@ -121,12 +144,21 @@ class _Watching(TorchFunctionMode):
         self._taps = taps
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        answer = func(*args, **(kwargs or {}))
         run = self._taps.run
-        if run is None or not _real(answer):
+        if run is None or _LOCAL.unseen:
+            return func(*args, **(kwargs or {}))
+        given = args
+        if run.replaced:
+            args, kwargs = pytree.tree_map_only(Tensor, run.instead, (args, kwargs or {}))
+        answer = func(*args, **(kwargs or {}))
+        if not _real(answer):
             return answer
-        name = getattr(func, "__name__", "").strip("_")
-        return self._taps.passed(run.stack[-1], SAME.get(name, name), answer)
+        made = self._taps.passed(run.stack[-1], plain_name(getattr(func, "__name__", "")), answer)
+        if args and answer is args[0] and (made is not answer or given[0] is not answer):
+            # It was changed in place: whoever has it is to go on with what is made of it.
+            for tensor in (given[0], answer):
+                run.replaced[id(tensor)] = tensor, made
+        return made
 
 
 def tap(model: nn.Module, sites: Sequence[Sequence[Site]], each: Sequence[nn.Module]) -> nn.Module:
@@ -202,19 +234,16 @@ def untap(model: nn.Module) -> nn.Module:
     return model
 
 
-def require_reached(model: nn.Module) -> None:
-    """Make sure that a model that was run has met all its sites.
+def unreached(model: nn.Module) -> set[Site]:
+    """The sites that a model's code has not come to in all its runs.
 
-    Raises:
-        CompressionError: its code does something else than the graph that they were found on.
+    Example:
+        >>> net = tap(nn.Sequential(nn.ReLU()), [[Site("0"), Site("0", "", 1)]], [nn.Identity()])
+        >>> unreached(net) == {Site("0"), Site("0", "", 1)}
+        True
     """
-    taps = getattr(model, HOLDER)
-    missed = sorted(taps.sites - taps.reached)
-    if missed:
-        raise CompressionError(
-            f"the {type(model).__name__} makes no tensor at {', '.join(map(str, missed[:5]))} when "
-            "it is run, though torch.export saw one there; keep that module out of quantization"
-        )
+    taps: Taps = getattr(model, HOLDER)
+    return taps.sites - taps.reached
 
 
 def _real(value: Any) -> bool:
@@ -227,7 +256,7 @@ def _real(value: Any) -> bool:
 def _begin(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
     taps: Taps = vars(model)[OURS]
     taps.begin()
-    leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
+    leaves, spec = pytree.tree_flatten(bound(model, args, kwargs))
     made = [taps.at(Site("", INPUT, i), x) if _real(x) else x for i, x in enumerate(leaves)]
     given: tuple[Any, Any] = pytree.tree_unflatten(made, spec)
     return given
