@@ -228,6 +228,6 @@ def _picture(table: Table) -> bool:
     axes.set_yticks(range(len(rows)), list(reversed(rows)))
     axes.set_xlabel("top-1 on the test part, %; a dot for each seed, a bar at their mean")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(y=0.2)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     figure.savefig(table.home / "docs" / "results.png", format="png")
     return True
