@@ -30,10 +30,12 @@ from pantheon.compress.fold import FoldBatchNorm
 from pantheon.compress.latency import compare_latency
 from pantheon.compress.quantize.calibrating import calibrate
 from pantheon.compress.quantize.edit import RoundTensors, Weight
+from pantheon.compress.quantize.exported import float_operators
 from pantheon.compress.quantize.folding import foldable
-from pantheon.compress.quantize.integers import float_operators, plain, write_integers
+from pantheon.compress.quantize.integers import write_integers
 from pantheon.compress.quantize.observers import AbsMax
 from pantheon.compress.quantize.rounding import Rounder
+from pantheon.compress.quantize.simulated import plain
 from pantheon.compress.quantize.spots import spots_of
 from pantheon.compress.turns import Candidate
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
@@ -22,6 +23,29 @@ def near(name: str, names: Iterable[str]) -> str:
     """
     found = difflib.get_close_matches(name[:200], names, n=3, cutoff=0.5)
     return f"; the nearest are {', '.join(map(repr, found))}" if found else ""
+
+
+def matching(pattern: str, paths: Iterable[str], key: str) -> set[str]:
+    """The paths that a pattern matches, as a shell would.
+
+    Raises:
+        ConfigError: it matches none; names the nearest.
+
+    Example:
+        >>> sorted(matching("blocks.*.conv", ["stem", "blocks.0.conv", "blocks.1.conv"], "keep"))
+        ['blocks.0.conv', 'blocks.1.conv']
+    """
+    every = list(paths)
+    found = {path for path in every if fnmatchcase(path, pattern)}
+    if not found:
+        raise ConfigError(f"{key}: no layer matches {pattern!r}{near(pattern, every)}")
+    return found
+
+
+def paths_matching(patterns: Collection[str], paths: Iterable[str], key: str) -> set[str]:
+    """The paths that any of some patterns matches; each must match one."""
+    every = list(paths)
+    return {path for pattern in patterns for path in matching(pattern, every, key)}
 
 
 def module_at(model: nn.Module, path: str) -> nn.Module:

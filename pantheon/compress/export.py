@@ -19,12 +19,9 @@ from torch import Tensor, nn
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.config import ExportConfig
 from pantheon.compress.latency import latency_of
-from pantheon.compress.quantize.integers import (
-    float_operators,
-    is_quantized,
-    plain,
-    write_integers,
-)
+from pantheon.compress.quantize.exported import float_operators
+from pantheon.compress.quantize.integers import write_integers
+from pantheon.compress.quantize.simulated import is_quantized, plain
 from pantheon.compress.stage import Cost, Outcome, Phase, Work
 from pantheon.errors import CompressionError, ConfigError, ModelError
 from pantheon.training.objective import call_student

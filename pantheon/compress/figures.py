@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.measure import Agreement, bytes_on_disk, latency, macs, parameters
-from pantheon.compress.quantize.integers import is_quantized
+from pantheon.compress.quantize.simulated import is_quantized
 from pantheon.compress.report import Figures, Likeness
 from pantheon.compress.stage import Metric, read_metric
 from pantheon.sampling.reading import slice_rows

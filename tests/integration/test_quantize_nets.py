@@ -11,18 +11,16 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pantheon.compress.export import Export
 from pantheon.compress.quantize.calibrating import calibrate, met_spots
 from pantheon.compress.quantize.edit import RoundTensors, Weight
-from pantheon.compress.quantize.integers import (
-    float_operators,
-    is_quantized,
-    plain,
-    write_integers,
-)
+from pantheon.compress.quantize.exported import float_operators
+from pantheon.compress.quantize.integers import write_integers
 from pantheon.compress.quantize.observers import AbsMax
 from pantheon.compress.quantize.rounding import Rounder
+from pantheon.compress.quantize.simulated import is_quantized, plain
 from pantheon.compress.quantize.spots import spots_of
 from pantheon.errors import ConfigError
 from tests.unit.test_quantize_model import Block, Stream
@@ -202,6 +200,18 @@ class Tokens(nn.Module):
         return answer
 
 
+class Averaged(nn.Module):
+    """Averages by functions, one of which the exporter writes as the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.head(F.adaptive_avg_pool2d(F.relu(self.conv(x)), 1).flatten(1))
+        return answer
+
+
 class Keywords(nn.Module):
     """Two inputs by name."""
 
@@ -224,6 +234,7 @@ def _odd() -> dict[str, tuple[nn.Module, Any]]:
         "reflected": (nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")), images),
         "tokens": (Tokens(), torch.randn(6, 5, 8)),
         "keywords": (Keywords(), both),
+        "averaged": (Averaged(), images),
         "parametrized": (nn.Sequential(nn.Conv2d(3, 4, 1), kept, nn.Conv2d(4, 2, 1)), images),
         "transposed": (
             nn.Sequential(nn.ConvTranspose2d(3, 4, 2, 2), nn.ConvTranspose2d(4, 4, 2, 2, groups=2)),
@@ -236,8 +247,7 @@ def _odd() -> dict[str, tuple[nn.Module, Any]]:
     }
 
 
-@pytest.mark.parametrize("name", ["swish", "reflected", "tokens", "keywords", "parametrized",
-                                  "transposed", "three"])  # fmt: skip
+@pytest.mark.parametrize("name", sorted(_odd()))
 @torch.no_grad()
 def test_odd_models_are_exported_as_they_round(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -15,7 +15,6 @@ from pantheon.compress.artifact import Artifact
 from pantheon.compress.quantize.calibrating import calibrate
 from pantheon.compress.quantize.edit import RoundTensors, Weight
 from pantheon.compress.quantize.grid import Grid
-from pantheon.compress.quantize.integers import activation_scales
 from pantheon.compress.quantize.observers import AbsMax, MovingAverage, RangeAbsMax
 from pantheon.compress.quantize.rounding import (
     ROUNDERS,
@@ -25,6 +24,7 @@ from pantheon.compress.quantize.rounding import (
     Rounder,
     StepRounder,
 )
+from pantheon.compress.quantize.scales import activation_scales
 from pantheon.compress.quantize.spots import spots_of
 from tests.unit.test_quantize_model import IMAGES, Net, Stream
 

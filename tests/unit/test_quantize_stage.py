@@ -21,8 +21,8 @@ from pantheon.compress.order import check_stages
 from pantheon.compress.prune.cutting import Ranked
 from pantheon.compress.prune.stage import Prune
 from pantheon.compress.quantize.edit import RoundTensors, Weight
-from pantheon.compress.quantize.integers import is_quantized
 from pantheon.compress.quantize.rounding import Rounder
+from pantheon.compress.quantize.simulated import is_quantized
 from pantheon.compress.quantize.stage import MADE, Quantize
 from pantheon.compress.stage import Outcome
 from pantheon.config import load

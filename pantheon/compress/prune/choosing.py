@@ -3,35 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
 
 from pantheon.compress.prune.groups import Group
 from pantheon.errors import ConfigError
-from pantheon.paths import near
-
-
-def matching(pattern: str, paths: Iterable[str], key: str) -> set[str]:
-    """The paths that a pattern matches, as a shell would.
-
-    Raises:
-        ConfigError: it matches none; names the nearest.
-
-    Example:
-        >>> sorted(matching("blocks.*.conv", ["stem", "blocks.0.conv", "blocks.1.conv"], "keep"))
-        ['blocks.0.conv', 'blocks.1.conv']
-    """
-    every = list(paths)
-    found = {path for path in every if fnmatchcase(path, pattern)}
-    if not found:
-        raise ConfigError(f"{key}: no layer matches {pattern!r}{near(pattern, every)}")
-    return found
-
-
-def paths_matching(patterns: Collection[str], paths: Iterable[str], key: str) -> set[str]:
-    """The paths that any of some patterns matches; each must match one."""
-    every = list(paths)
-    return {path for pattern in patterns for path in matching(pattern, every, key)}
+from pantheon.paths import matching
 
 
 def fixed_ratios(ratios: Mapping[str, float], groups: Mapping[str, Group]) -> dict[str, float]:

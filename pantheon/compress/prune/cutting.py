@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from pantheon.compress.prune.choosing import fixed_ratios, paths_matching
+from pantheon.compress.prune.choosing import fixed_ratios
 from pantheon.compress.prune.criteria import CRITERIA, Criterion, Score, bn_scale, scores
 from pantheon.compress.prune.dependency import MAKERS
 from pantheon.compress.prune.evidence import Gradients, evidence_of
@@ -17,7 +17,7 @@ from pantheon.compress.prune.groups import Structure
 from pantheon.compress.prune.ranking import Counts, Level, Ranking, chosen, rank
 from pantheon.compress.prune.reaching import HALVINGS, Reached, reach
 from pantheon.errors import ConfigError
-from pantheon.paths import near
+from pantheon.paths import near, paths_matching
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.distil import Distil
 from pantheon.compress.prune.building import distil_of
-from pantheon.compress.prune.choosing import paths_matching
 from pantheon.compress.prune.config import SparsifyConfig
 from pantheon.compress.prune.masking import MASKED, MaskWeights, is_masked, mask_of, masked_weight
 from pantheon.compress.prune.sparsity import Gradual, Pattern, magnitude_masks, two_of_four
 from pantheon.compress.stage import Cost, Outcome, Phase, Work
 from pantheon.compress.watcher import Watcher
 from pantheon.errors import ConfigError
-from pantheon.paths import module_at
+from pantheon.paths import module_at, paths_matching
 from pantheon.training.history import Epoch, Step
 
 

@@ -12,12 +12,12 @@ from pantheon.exports import lazily
 if TYPE_CHECKING:
     from pantheon.compress.quantize.calibrating import calibrate as calibrate
     from pantheon.compress.quantize.edit import RoundTensors as RoundTensors
+    from pantheon.compress.quantize.exported import float_operators as float_operators
     from pantheon.compress.quantize.grid import Grid as Grid
-    from pantheon.compress.quantize.integers import float_operators as float_operators
-    from pantheon.compress.quantize.integers import is_quantized as is_quantized
-    from pantheon.compress.quantize.integers import plain as plain
     from pantheon.compress.quantize.integers import write_integers as write_integers
     from pantheon.compress.quantize.observers import OBSERVERS as OBSERVERS
+    from pantheon.compress.quantize.simulated import is_quantized as is_quantized
+    from pantheon.compress.quantize.simulated import plain as plain
     from pantheon.compress.quantize.spots import spots_of as spots_of
     from pantheon.compress.quantize.stage import Quantize as Quantize
 
@@ -38,7 +38,9 @@ _HOMES = {
     "calibrating": ("calibrate",),
     "edit": ("RoundTensors",),
     "grid": ("Grid",),
-    "integers": ("float_operators", "is_quantized", "plain", "write_integers"),
+    "exported": ("float_operators",),
+    "integers": ("write_integers",),
+    "simulated": ("is_quantized", "plain"),
     "observers": ("OBSERVERS",),
     "spots": ("spots_of",),
     "stage": ("Quantize",),

@@ -2,231 +2,32 @@
 
 from __future__ import annotations
 
-import ast
-import copy
 import logging
 import os
 import tempfile
-from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from pantheon.compress.quantize.graph import bound, called
-from pantheon.compress.quantize.rounding import Rounder, WeightRounder
-from pantheon.compress.quantize.spots import INPUT, Site
-from pantheon.compress.quantize.taps import HOLDER, Taps, untap
-from pantheon.errors import CompressionError, ConfigError
-from pantheon.training.evaluating import evaluating
-from pantheon.training.objective import call_student
-
-SCOPES, NODE = "pkg.torch.onnx.name_scopes", "pkg.torch.onnx.fx_node"
-"""What torch's exporter notes of each node: the modules that it is in, and the traced call."""
+from pantheon.compress.quantize.exported import MOVING, SCOPES, module_of, tensors_at
+from pantheon.compress.quantize.graph import called
+from pantheon.compress.quantize.scales import Scale, activation_scales, weight_scales
+from pantheon.compress.quantize.simulated import plain
+from pantheon.errors import CompressionError
 
 COME_TO = {"adaptive_avg_pool2d": "mean", "adaptive_avg_pool1d": "mean"}
 """Calls that the exporter writes as another operation."""
-
-ZERO_POINT = 128
-"""The unsigned integer that stands for 0 where there are negative values."""
-
-MOVING = ("QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Flatten", "Squeeze",
-          "Unsqueeze", "Identity", "Concat", "Slice", "Split", "Gather", "MaxPool", "Shape",
-          "ReorderInput", "ReorderOutput", "Constant", "Cast", "Expand")  # fmt: skip
-"""Operators that compute nothing."""
-
 
 WEIGHTED, SUMS = ("Conv", "ConvTranspose", "Gemm", "MatMul"), ("Add", "Mul")
 """Operators with weights, and those of two tensors."""
 
 FUSED = ("Relu", "Clip")
 """Activations that cost nothing: what they cut off has no integer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scale:
-    """What an integer of a tensor stands for.
-
-    Args:
-        step: float32, one number or ``[channels]``.
-        axis: the dimension of channels; None for one number.
-        zero: the integer that stands for 0.
-        unsigned: whether integers are from 0 to 255, and not from -127 to 127.
-    """
-
-    step: np.ndarray[Any, np.dtype[np.float32]]
-    axis: int | None = None
-    zero: int = 0
-    unsigned: bool = False
-
-
-def is_quantized(model: nn.Module) -> bool:
-    """Whether a model computes as if with integers.
-
-    Example:
-        >>> is_quantized(nn.Linear(2, 2))
-        False
-    """
-    rounders = any(isinstance(m, WeightRounder) for m in model.modules())
-    return rounders or isinstance(getattr(model, HOLDER, None), Taps)
-
-
-def plain(model: nn.Module) -> nn.Module:
-    """A copy of a quantized model that computes with real numbers; its weights are not rounded.
-
-    Example:
-        >>> from pantheon.compress.quantize.edit import RoundTensors, Weight
-        >>> net = nn.Sequential(nn.Linear(2, 2))
-        >>> rounded = RoundTensors((), {"0": Weight()}).apply(copy.deepcopy(net))
-        >>> sorted(plain(rounded).state_dict())
-        ['0.bias', '0.weight']
-    """
-    model = copy.deepcopy(model)
-    for layer in list(model.modules()):
-        if _rounders(layer):
-            _settle(layer)
-    return untap(model)
-
-
-def _rounders(layer: nn.Module) -> list[WeightRounder]:
-    """What rounds the weight of a layer: one, or nothing."""
-    if not parametrize.is_parametrized(layer, "weight"):
-        return []
-    every = cast(Any, layer.parametrizations)["weight"]
-    return [each for each in every if isinstance(each, WeightRounder)]
-
-
-@torch.no_grad()
-def _settle(layer: nn.Module) -> None:
-    """Give a layer its class and its weight back, without the rounding.
-
-    PyTorch's own way takes the weight from the class, which copies of the layer share.
-    """
-    every = cast(Any, layer.parametrizations)["weight"]
-    weight = every.original
-    for each in every:
-        weight = weight if isinstance(each, WeightRounder) else each(weight)
-    layer.__class__ = parametrize.type_before_parametrizations(layer)
-    del layer.parametrizations
-    layer.register_parameter("weight", nn.Parameter(weight.detach()))
-
-
-def weight_scales(model: nn.Module) -> dict[str, Scale]:
-    """Of each quantized layer's weight, by the layer's path.
-
-    Raises:
-        ConfigError: weights of fewer than 8 bits; they are simulated only.
-    """
-    found = {}
-    for path, layer in model.named_modules():
-        for rounder in _rounders(layer):
-            _require_bits(rounder.grid.bits, f"the weight of {path}")
-            weight = cast(Any, layer.parametrizations)["weight"].original
-            step = rounder.scale(weight).float().numpy()
-            found[path] = Scale(step, rounder.channel_dim)
-    return found
-
-
-def activation_scales(model: nn.Module) -> dict[Site, Scale]:
-    """Of each rounded tensor, by where it is made.
-
-    Raises:
-        ConfigError: activations of fewer than 8 bits; they are simulated only.
-    """
-    taps = getattr(model, HOLDER, None)
-    if not isinstance(taps, Taps):
-        return {}
-    found = {}
-    for site, rounder in taps.by_site().items():
-        assert isinstance(rounder, Rounder)
-        _require_bits(rounder.grid.bits, str(site))
-        step = rounder.scale.detach().float().numpy()
-        found[site] = Scale(step, zero=ZERO_POINT if rounder.grid.signed else 0, unsigned=True)
-    return found
-
-
-def _require_bits(bits: int, what: str) -> None:
-    if bits != 8:
-        raise ConfigError(
-            f"{what} is rounded to {bits} bits, which is simulated: ONNX Runtime computes with 8; "
-            "quantize to 8 bits for a file of integers"
-        )
-
-
-def tensors_at(graph: Any, model: nn.Module, inputs: Any) -> dict[Site, str]:
-    """The names of an ONNX graph's tensors, by where the model's code makes them.
-
-    Args:
-        graph: `onnx.GraphProto` that torch's exporter wrote of the model.
-        model: computes with real numbers.
-        inputs: of the model.
-    """
-    calls = _calls(model, inputs)
-    answers: dict[str, dict[str, str]] = defaultdict(dict)
-    found: dict[Site, str] = {}
-    names = _in_order(model, inputs, [tensor.name for tensor in graph.input])
-    for place, name in enumerate(names):
-        found[Site("", INPUT, place)] = name
-    counts: Counter[tuple[str, str]] = Counter()
-    seen: dict[str, Site] = {}
-    for node in graph.node:
-        where = _where(node)
-        if where is None:
-            continue
-        path, call, name = where
-        if path in calls:
-            answers[path][name] = node.output[0]
-        if name not in seen:
-            seen[name] = Site(path, call, counts[path, call])
-            counts[path, call] += 1
-        found[seen[name]] = node.output[0]
-    for path, by_name in answers.items():
-        outputs = list(by_name.values())
-        each = len(outputs) // calls[path]
-        for number in range(calls[path] if each * calls[path] == len(outputs) else 0):
-            found[Site(path, "", number)] = outputs[(number + 1) * each - 1]
-    return found
-
-
-def _in_order(model: nn.Module, inputs: Any, names: Sequence[str]) -> Sequence[str]:
-    """The names of a file's inputs in the order of the model's signature."""
-    if not isinstance(inputs, Mapping) or set(names) != set(inputs):
-        return names
-    args, kwargs = bound(model, (), {name: name for name in inputs})
-    return [*args, *kwargs.values()]
-
-
-def _calls(model: nn.Module, inputs: Any) -> Counter[str]:
-    """How often each module without parts is called in one run, by path."""
-    found: Counter[str] = Counter()
-    handles = [
-        module.register_forward_hook(lambda m, i, o, path=path: found.update([path]))
-        for path, module in model.named_modules()
-        if path and not list(module.children())
-    ]
-    try:
-        with evaluating(model):
-            call_student(model, inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
-
-
-def _where(node: Any) -> tuple[str, str, str] | None:
-    """The module that a node is in, the call that it was traced from, and that call's own name."""
-    noted = {prop.key: prop.value for prop in node.metadata_props}
-    if SCOPES not in noted:
-        return None
-    *_, path, name = ast.literal_eval(noted[SCOPES])
-    call = noted.get(NODE, "").partition("torch.ops.aten.")[2].partition(".")[0].rstrip("_")
-    return path, call, name
 
 
 def write_integers(model: nn.Module, inputs: Any, float_file: Path, file: Path) -> None:
@@ -250,6 +51,10 @@ def write_integers(model: nn.Module, inputs: Any, float_file: Path, file: Path) 
     source = onnx.load(float_file)
     activations, weights = activation_scales(model), weight_scales(model)
     names = tensors_at(source.graph, plain(model), inputs)
+    for site in activations:
+        other = replace(site, call=COME_TO.get(site.call, site.call))
+        if site not in names and other in names:
+            names[site] = names[other]
     if missing := [site for site in activations if site not in names]:
         raise CompressionError(
             f"{float_file} has no tensor for {', '.join(map(str, missing[:5]))}, which the model "
@@ -334,7 +139,7 @@ def _round_weights(graph: Any, model: nn.Module, plan: _Plan) -> None:
     known = {tensor.name: tensor for tensor in graph.initializer}
     missing = dict(plan.weights)
     for node in graph.node:
-        where = _where(node)
+        where = module_of(node)
         if where is None or where[0] not in plan.weights or node.op_type not in WEIGHTED:
             continue
         scale = plan.weights[where[0]]
@@ -458,40 +263,6 @@ class _Reader:
         if found is None:
             raise StopIteration
         return found
-
-
-def float_operators(file: Path) -> list[tuple[str, str]]:
-    """What ONNX Runtime computes with real numbers in a file, after its own optimisations.
-
-    Returns:
-        Each operator and the path of the module that it came from, in their order.
-    """
-    import onnx
-    from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
-
-    paths: dict[str, str] = {}
-    for node in onnx.load(file).graph.node:
-        where = _where(node)
-        if where is not None:
-            paths |= dict.fromkeys((node.name, *node.output), where[0])
-    with tempfile.TemporaryDirectory() as folder:
-        options = SessionOptions()
-        options.log_severity_level = 3
-        # The last level lays tensors out anew for this processor, and forgets names.
-        options.graph_optimization_level = GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
-        InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        nodes = list(onnx.load(options.optimized_model_filepath).graph.node)
-    found = []
-    for node in reversed(nodes):  # What an operator was split into has its path from the last part.
-        path = next((paths[n] for n in (node.name, *node.output) if n and n in paths), None)
-        if path is not None:
-            for name in node.input:
-                paths.setdefault(name, path)
-        integers = node.op_type.startswith(("QLinear", "QGemm")) or "Integer" in node.op_type
-        if not integers and node.op_type not in MOVING and "MaxPool" not in node.op_type:
-            found.append((node.op_type, path or ""))
-    return found[::-1]
 
 
 def _fed(inputs: Any, names: Sequence[str]) -> dict[str, Any]:

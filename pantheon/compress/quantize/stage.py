@@ -11,19 +11,19 @@ from torch import nn
 
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.fold import FoldBatchNorm
-from pantheon.compress.prune.choosing import paths_matching
 from pantheon.compress.quantize.calibrating import Calibration, calibrate, met_spots
 from pantheon.compress.quantize.config import QuantizeConfig
 from pantheon.compress.quantize.edit import RoundTensors, Weight
 from pantheon.compress.quantize.folding import foldable
-from pantheon.compress.quantize.integers import is_quantized
 from pantheon.compress.quantize.observers import observer
 from pantheon.compress.quantize.rounding import Rounder
+from pantheon.compress.quantize.simulated import is_quantized
 from pantheon.compress.quantize.spots import Spots
 from pantheon.compress.run_folder import read_json, write_json
 from pantheon.compress.stage import Cost, Outcome, Phase, Work
 from pantheon.compress.together import SEED, first_alone, one_input
 from pantheon.errors import ConfigError
+from pantheon.paths import paths_matching
 
 TOLD, MADE = "quantized.json", "quantized"
 """In the stage's folder: what the report says, and the model; the first is written last."""
