@@ -15,7 +15,6 @@ import argparse
 import copy
 import sys
 import tempfile
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,7 +31,7 @@ from pantheon.compress.quantize.calibrating import calibrate
 from pantheon.compress.quantize.edit import RoundTensors, Weight
 from pantheon.compress.quantize.exported import float_operators
 from pantheon.compress.quantize.folding import foldable
-from pantheon.compress.quantize.integers import write_integers
+from pantheon.compress.quantize.integers import OneBatch, write_integers
 from pantheon.compress.quantize.observers import AbsMax
 from pantheon.compress.quantize.rounding import Rounder
 from pantheon.compress.quantize.simulated import plain
@@ -72,23 +71,9 @@ def trained(net: nn.Module, images: Tensor, steps: int) -> nn.Module:
     for _ in range(steps):
         optimizer.zero_grad()
         loss: Tensor = nn.functional.cross_entropy(model(images), torch.arange(len(images)))
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
         optimizer.step()
     return model.eval()
-
-
-class _Reader:
-    """Hands ONNX Runtime its batch for calibration."""
-
-    def __init__(self, feed: Any) -> None:
-        self._left = [feed]
-
-    def get_next(self) -> Any:
-        """The batch, then None."""
-        return self._left.pop() if self._left else None
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._left)
 
 
 def session(file: Path) -> Any:
@@ -116,7 +101,7 @@ def files(name: str, given: argparse.Namespace, folder: Path) -> dict[str, Path]
     quantize_static(
         found["float"],
         found["theirs"],
-        _Reader(feed),
+        OneBatch(feed),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         activation_type=QuantType.QUInt8,

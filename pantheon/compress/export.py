@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,10 +16,12 @@ from torch import Tensor, nn
 
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.config import ExportConfig
+from pantheon.compress.inputs import called, fed
 from pantheon.compress.latency import latency_of
 from pantheon.compress.quantize.exported import float_operators
 from pantheon.compress.quantize.integers import write_integers
 from pantheon.compress.quantize.simulated import is_quantized, plain
+from pantheon.compress.quiet import quiet
 from pantheon.compress.stage import Cost, Outcome, Phase, Work
 from pantheon.errors import CompressionError, ConfigError, ModelError
 from pantheon.training.objective import call_student
@@ -106,10 +106,10 @@ class Export:
 
     def write(self, model: nn.Module, inputs: Any, file: Path) -> None:
         """Write the file, whole or not at all."""
-        args, kwargs = _arguments(inputs)
+        args, kwargs = called(inputs)
         partial = file.with_name(f".{file.name}.partial")
         shapes = _dynamic(inputs) if self.dynamic_batch else None
-        with warnings.catch_warnings(), torch.no_grad(), _quiet("torch.onnx"):
+        with warnings.catch_warnings(), torch.no_grad(), quiet("torch.onnx"):
             warnings.simplefilter("ignore")  # of the exporter about its own insides
             program = torch.onnx.export(
                 model,
@@ -141,7 +141,7 @@ class Export:
         options = SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         session = InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        feed = dict(zip((i.name for i in session.get_inputs()), _leaves(inputs), strict=True))
+        feed = fed(inputs, [each.name for each in session.get_inputs()])
         with torch.inference_mode():
             expected = [t.float().numpy() for t in _tensors(call_student(model, inputs))]
         found = session.run(None, feed)
@@ -167,27 +167,6 @@ class Export:
         }
 
 
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Let a logger say errors only, meanwhile."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    match inputs:
-        case Mapping():
-            return (), dict(inputs)
-        case tuple() | list():
-            return tuple(inputs), {}
-    return (inputs,), {}
-
-
 def _dynamic(inputs: Any) -> Any:
     """Which dimensions are left open: the first of every input."""
     rows = {0: torch.export.Dim("rows")}
@@ -197,11 +176,6 @@ def _dynamic(inputs: Any) -> Any:
         case tuple() | list():
             return tuple(rows for _ in inputs)
     return (rows,)
-
-
-def _leaves(inputs: Any) -> list[Any]:
-    args, kwargs = _arguments(inputs)
-    return [value.numpy() for value in (*args, *kwargs.values())]
 
 
 def _tensors(output: Any) -> list[Tensor]:

@@ -1,8 +1,8 @@
-"""What is known of a model's inputs without running it: how many rows, and where they are."""
+"""What is known of a model's inputs without running it, and how they are handed on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -39,3 +39,30 @@ def device(model: Any, inputs: Any) -> str:
     """
     first = next(tensors(inputs), None)
     return str(own_device(model) if first is None else first.device)
+
+
+def called(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a model is called with: mappings by keyword, tuples and lists by position.
+
+    >>> called({"left": 1}), called([1, 2]), called(1)
+    (((), {'left': 1}), ((1, 2), {}), ((1,), {}))
+    """
+    match inputs:
+        case Mapping():
+            return (), dict(inputs)
+        case tuple() | list():
+            return tuple(inputs), {}
+    return (inputs,), {}
+
+
+def fed(inputs: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Arrays for a runtime's inputs: by name where these have names, else in their order.
+
+    >>> import torch
+    >>> list(fed({"right": torch.ones(1), "left": torch.ones(1)}, ["left", "right"]))
+    ['left', 'right']
+    """
+    args, kwargs = called(inputs)
+    if set(kwargs) != set(names):
+        kwargs = dict(zip(names, (*args, *kwargs.values()), strict=True))
+    return {name: kwargs[name].detach().cpu().numpy() for name in names}

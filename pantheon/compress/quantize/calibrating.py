@@ -81,12 +81,16 @@ def met_spots(model: nn.Module, example_inputs: Any, keep: Collection[str] = ())
         if not missed:
             return spots
         if missed <= avoid:
-            raise CompressionError(
-                f"the {type(model).__name__} makes no tensor at "
-                f"{', '.join(map(str, sorted(missed)[:5]))} when it is run, though torch.export "
-                "saw one there; keep that module out of quantization"
-            )
+            raise _unmet(model, missed)
         avoid |= missed
+
+
+def _unmet(model: nn.Module, missed: Collection[Site]) -> CompressionError:
+    return CompressionError(
+        f"the {type(model).__name__} makes no tensor at "
+        f"{', '.join(map(str, sorted(missed)[:5]))} when it is run, though torch.export saw one "
+        "there; keep that module out of quantization"
+    )
 
 
 def calibrate(
@@ -138,18 +142,14 @@ def calibrate(
             samples += rows
     if not samples:
         raise ConfigError("calibration was given no samples; name a part that has some")
-    if missed := sorted(unreached(watched)):
-        raise CompressionError(
-            f"the {type(model).__name__} makes no tensor at {', '.join(map(str, missed[:5]))} when "
-            "it is run, though torch.export saw one there; keep that module out of quantization"
-        )
+    if missed := unreached(watched):
+        raise _unmet(model, missed)
     grids = [Grid(bits, each.signed) for each in seeing]
     thresholds = [each.observer.threshold(grid) for each, grid in zip(seeing, grids, strict=True)]
-    for each, threshold in zip(seeing, thresholds, strict=True):
-        if not threshold:
-            raise CompressionError(
-                f"{each.name} is 0 for all {samples} samples: no scale can be found for it; see "
-                "what the model is given, prune what is dead, or keep that layer out"
-            )
+    if zeros := [e.name for e, found in zip(seeing, thresholds, strict=True) if not found]:
+        raise CompressionError(
+            f"{', '.join(zeros[:5])} is 0 for all {samples} samples: no scale can be found for it; "
+            "see what the model is given, prune what is dead, or keep that layer out"
+        )
     made = (Activation(s.sites, g, by) for s, g in zip(spots.activations, grids, strict=True))
     return Calibration(tuple(made), tuple(thresholds), samples)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from pantheon.compress.inputs import called
 from pantheon.errors import CompressionError
 from pantheon.training.evaluating import evaluating
 
@@ -41,16 +42,6 @@ def exported(model: nn.Module, inputs: Any) -> torch.export.ExportedProgram:
         raise CompressionError(
             f"torch.export cannot follow the {type(model).__name__}: {type(error).__name__}: {told}"
         ) from error
-
-
-def called(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a model is called with: mappings by keyword, tuples and lists by position."""
-    match inputs:
-        case Mapping():
-            return (), dict(inputs)
-        case tuple() | list():
-            return tuple(inputs), {}
-    return (inputs,), {}
 
 
 def bound(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,10 +12,12 @@ from typing import Any, cast
 import numpy as np
 from torch import Tensor, nn
 
+from pantheon.compress.inputs import fed
 from pantheon.compress.quantize.exported import MOVING, SCOPES, module_of, tensors_at
-from pantheon.compress.quantize.graph import called
 from pantheon.compress.quantize.scales import Scale, activation_scales, weight_scales
 from pantheon.compress.quantize.simulated import plain
+from pantheon.compress.quantize.spots import Site
+from pantheon.compress.quiet import quiet
 from pantheon.errors import CompressionError
 
 COME_TO = {"adaptive_avg_pool2d": "mean", "adaptive_avg_pool1d": "mean"}
@@ -50,22 +50,16 @@ def write_integers(model: nn.Module, inputs: Any, float_file: Path, file: Path) 
 
     source = onnx.load(float_file)
     activations, weights = activation_scales(model), weight_scales(model)
-    names = tensors_at(source.graph, plain(model), inputs)
-    for site in activations:
-        other = replace(site, call=COME_TO.get(site.call, site.call))
-        if site not in names and other in names:
-            names[site] = names[other]
-    if missing := [site for site in activations if site not in names]:
-        raise CompressionError(
-            f"{float_file} has no tensor for {', '.join(map(str, missing[:5]))}, which the model "
-            "rounds; keep that module out of quantization"
-        )
-    plan = _Plan(weights, {names[site]: scale for site, scale in activations.items()})
+    rounded = _named(source.graph, activations, model, inputs, float_file)
+    plan = _Plan(weights, rounded)
     _round_weights(source.graph, model, plan)
     for node in source.graph.node:
         plan.take(node)
-    reader = _Reader(_fed(inputs, [tensor.name for tensor in source.graph.input]))
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder, _quiet():
+    reader = OneBatch(fed(inputs, [tensor.name for tensor in source.graph.input]))
+    with (
+        tempfile.TemporaryDirectory(dir=file.parent) as folder,
+        quiet(""),
+    ):  # of advice to preprocess
         partial = Path(folder, file.name)
         quantize_static(
             source,
@@ -84,6 +78,31 @@ def write_integers(model: nn.Module, inputs: Any, float_file: Path, file: Path) 
         _forget(quantized.graph)
         onnx.save(quantized, partial)
         os.replace(partial, file)
+
+
+def _named(
+    graph: Any, scales: Mapping[Site, Scale], model: nn.Module, inputs: Any, file: Path
+) -> dict[str, Scale]:
+    """Scales by the names that a file has for their tensors.
+
+    Raises:
+        CompressionError: it has none for one.
+    """
+    names = tensors_at(graph, plain(model), inputs)
+    found, missing = {}, []
+    for site, scale in scales.items():
+        other = replace(site, call=COME_TO.get(site.call, site.call))
+        name = names.get(site, names.get(other))
+        if name is None:
+            missing.append(str(site))
+        else:
+            found[name] = scale
+    if missing:
+        raise CompressionError(
+            f"{file} has no tensor for {', '.join(missing[:5])}, which the model rounds; keep that "
+            "module out of quantization"
+        )
+    return found
 
 
 class _Plan:
@@ -245,7 +264,7 @@ def _override(scale: Scale) -> list[dict[str, Any]]:
     return found
 
 
-class _Reader:
+class OneBatch:
     """Hands ONNX Runtime one batch, for tensors whose scale nobody has found."""
 
     def __init__(self, feed: Mapping[str, Any]) -> None:
@@ -263,27 +282,3 @@ class _Reader:
         if found is None:
             raise StopIteration
         return found
-
-
-def _fed(inputs: Any, names: Sequence[str]) -> dict[str, Any]:
-    """What ONNX Runtime is given: by name where the inputs have names, else in their order."""
-    args, kwargs = called(inputs)
-    if kwargs and set(kwargs) == set(names):
-        return {name: _array(value) for name, value in kwargs.items()}
-    return dict(zip(names, map(_array, (*args, *kwargs.values())), strict=True))
-
-
-def _array(value: Any) -> Any:
-    return value.detach().cpu().numpy()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """ONNX Runtime advises to preprocess a model, which the exporter has done."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

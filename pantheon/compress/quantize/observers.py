@@ -136,7 +136,18 @@ class RangeAbsMax:
         return max(self._last, default=0.0)
 
 
-class Percentile:
+class _Counting:
+    """Counts what it sees in a histogram."""
+
+    def __init__(self, bins: int) -> None:
+        self.histogram = Histogram(bins)
+
+    def see(self, values: Tensor) -> None:
+        """Take a batch in."""
+        self.histogram.add(values)
+
+
+class Percentile(_Counting):
     """What a fraction of the absolute values is not larger than, to half a bin.
 
     Args:
@@ -153,11 +164,8 @@ class Percentile:
     def __init__(self, fraction: float = 0.9999, bins: int = 2048) -> None:
         if not 0 < fraction <= 1:
             raise ConfigError(f"fraction is {fraction}; expected above 0 and at most 1")
-        self.fraction, self.histogram = fraction, Histogram(bins)
-
-    def see(self, values: Tensor) -> None:
-        """Take a batch in."""
-        self.histogram.add(values)
+        super().__init__(bins)
+        self.fraction = fraction
 
     def threshold(self, grid: Grid) -> float:
         """See `Observer`."""
@@ -166,7 +174,7 @@ class Percentile:
         return min(float(self.histogram.centres[place]), self.histogram.largest)
 
 
-class Divergence:
+class Divergence(_Counting):
     """The threshold at which the distribution of sizes changes least when it is rounded.
 
     Migacz, "8-bit Inference with TensorRT", 2017. Of each half or more of the bins: P is the counts
@@ -185,11 +193,7 @@ class Divergence:
     """
 
     def __init__(self, bins: int = 2048) -> None:
-        self.histogram = Histogram(bins)
-
-    def see(self, values: Tensor) -> None:
-        """Take a batch in."""
-        self.histogram.add(values)
+        super().__init__(bins)
 
     def threshold(self, grid: Grid) -> float:
         """See `Observer`."""
@@ -221,7 +225,7 @@ def _divergence(sizes: Tensor, stop: int, levels: int) -> Tensor:
     return torch.where(p > 0, p * (p / q).log(), 0.0).sum()
 
 
-class LeastError:
+class LeastError(_Counting):
     """The fraction of the largest value at which rounding errs least, of those in `FRACTIONS`.
 
     All that was seen is judged by each threshold, through a histogram; so the largest value of a
@@ -239,11 +243,8 @@ class LeastError:
     """
 
     def __init__(self, error: Callable[[Tensor, Tensor, Tensor], Tensor], bins: int = 2048) -> None:
-        self.error, self.histogram = error, Histogram(bins)
-
-    def see(self, values: Tensor) -> None:
-        """Take a batch in."""
-        self.histogram.add(values)
+        super().__init__(bins)
+        self.error = error
 
     def threshold(self, grid: Grid) -> float:
         """See `Observer`."""
