@@ -106,7 +106,8 @@ class ExportConfig(Section):
     """A stage that writes the model for another runtime, and checks the outputs there.
 
     `tolerance` bounds the largest absolute difference from torch's outputs; `integer_tolerance`
-    that of a quantized model's integers from the model that rounds.
+    that of a quantized model's integers from the model that rounds. With `freeze`, scales that a
+    quantized model finds at run time are fixed in the file, where they were in training.
     """
 
     stage: Literal["export"]
@@ -116,6 +117,7 @@ class ExportConfig(Section):
     dynamic_batch: bool = True
     tolerance: PositiveFloat = 1e-3
     integer_tolerance: PositiveFloat = 0.2
+    freeze: bool = False
 
 
 class RunConfig(Section):

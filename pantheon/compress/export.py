@@ -20,7 +20,7 @@ from pantheon.compress.inputs import called, fed
 from pantheon.compress.latency import latency_of
 from pantheon.compress.quantize.exported import float_operators
 from pantheon.compress.quantize.integers import write_integers
-from pantheon.compress.quantize.simulated import is_quantized, plain
+from pantheon.compress.quantize.simulated import frozen, is_quantized, plain
 from pantheon.compress.quiet import quiet
 from pantheon.compress.stage import Cost, Outcome, Phase, Work
 from pantheon.errors import CompressionError, ConfigError, ModelError
@@ -43,6 +43,7 @@ class Export:
         tolerance: largest absolute difference of an output, relative to the largest output.
         integer_tolerance: the same between the integers and the model that rounds: a sum that is
             nearly between two integers may go either way, and later layers add to that.
+        freeze: whether scales that are found at run time are fixed where they were in training.
         name: of the stage.
 
     Raises:
@@ -53,6 +54,7 @@ class Export:
     dynamic_batch: bool = True
     tolerance: float = 1e-3
     integer_tolerance: float = 0.2
+    freeze: bool = False
     name: str = "export"
 
     phase: Phase = field(default="export", init=False)
@@ -74,6 +76,7 @@ class Export:
             dynamic_batch=config.dynamic_batch,
             tolerance=config.tolerance,
             integer_tolerance=config.integer_tolerance,
+            freeze=config.freeze,
             name=config.name or "export",
         )
 
@@ -96,6 +99,7 @@ class Export:
         figures, files = self.verify(real, inputs, file, self.tolerance), {"onnx": FILE}
         if real is not model:
             integers = work.folder / INTEGERS
+            model = frozen(model) if self.freeze else model
             write_integers(model, inputs, file, integers)
             found = self.verify(model, inputs, integers, self.integer_tolerance)
             found["float_operators"] = [

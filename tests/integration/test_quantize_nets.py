@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from pantheon.compress.quantize.edit import RoundTensors, Weight
 from pantheon.compress.quantize.exported import float_operators
 from pantheon.compress.quantize.integers import write_integers
 from pantheon.compress.quantize.observers import AbsMax
+from pantheon.compress.quantize.processor import saturates
 from pantheon.compress.quantize.rounding import Rounder
 from pantheon.compress.quantize.simulated import is_quantized, plain
-from pantheon.compress.quantize.spots import spots_of
 from pantheon.errors import ConfigError
 from tests.unit.test_quantize_model import Block, Stream
 from tests.unit.test_quantize_spots import folded
@@ -29,10 +30,19 @@ from tests.unit.test_quantize_spots import folded
 IMAGES = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-def quantized(model: nn.Module, inputs: Tensor = IMAGES, bits: int = 8) -> nn.Module:
-    spots = spots_of(model, inputs)
-    found = calibrate(model, spots, Stream(inputs), AbsMax, bits=bits)
-    weights = {path: Weight(bits) for path in spots.weights}
+def quantized(
+    model: nn.Module,
+    inputs: Any = IMAGES,
+    bits: int = 8,
+    keep: Sequence[str] = (),
+    by: str = "fixed",
+    shared: Sequence[str] = (),
+) -> nn.Module:
+    """A copy that rounds; all weights of the layers in `shared` have one scale."""
+    spots = met_spots(model, inputs, keep)
+    found = calibrate(model, spots, Stream(inputs), AbsMax, bits=bits, by=by)
+    own = 7 if bits == 8 and saturates() else bits
+    weights = {path: Weight(own, path not in shared) for path in spots.weights}
     made = RoundTensors(found.activations, weights).apply(copy.deepcopy(model)).eval()
     rounders = [module for module in made.modules() if isinstance(module, Rounder)]
     for rounder, threshold in zip(rounders, found.thresholds, strict=True):
@@ -40,7 +50,7 @@ def quantized(model: nn.Module, inputs: Tensor = IMAGES, bits: int = 8) -> nn.Mo
     return made
 
 
-def written(model: nn.Module, folder: Path, inputs: Tensor = IMAGES) -> tuple[Path, Path]:
+def written(model: nn.Module, folder: Path, inputs: Any = IMAGES) -> tuple[Path, Path]:
     float_file, file = folder / "model.onnx", folder / "model.int8.onnx"
     Export().write(plain(model), inputs, float_file)
     write_integers(model, inputs, float_file, file)
@@ -137,14 +147,7 @@ class Mixed(nn.Module):
 def test_other_operations_answer_what_the_rounded_model_does(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net, inputs = Mixed().eval(), IMAGES[:, :, :16, :16]
-    spots = spots_of(net, inputs, keep=["kept"])
-    found = calibrate(net, spots, Stream(inputs), AbsMax)
-    weights = {p: Weight(per_channel=p != "left") for p in spots.weights}
-    model = RoundTensors(found.activations, weights).apply(copy.deepcopy(net)).eval()
-    for rounder, threshold in zip(
-        [m for m in model.modules() if isinstance(m, Rounder)], found.thresholds, strict=True
-    ):
-        rounder.start(threshold)
+    model = quantized(net, inputs, keep=["kept"], shared=["left"])
     _, file = written(model, tmp_path, inputs)
     rounded = model(inputs)
     assert _apart(answered(file, inputs), rounded) < 0.5 * _apart(net(inputs), rounded)
@@ -247,22 +250,15 @@ def _odd() -> dict[str, tuple[nn.Module, Any]]:
     }
 
 
+@pytest.mark.parametrize("by", ["fixed", "dynamic"])
 @pytest.mark.parametrize("name", sorted(_odd()))
 @torch.no_grad()
-def test_odd_models_are_exported_as_they_round(name: str, tmp_path: Path) -> None:
+def test_odd_models_are_exported_as_they_round(name: str, by: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     net, inputs = _odd()[name]
     net.eval()
-    spots = met_spots(net, inputs, keep=["1"] if name == "parametrized" else [])
-    found = calibrate(net, spots, Stream(inputs), AbsMax)
-    model = RoundTensors(found.activations, dict.fromkeys(spots.weights, Weight()))
-    rounded = model.apply(copy.deepcopy(net)).eval()
-    rounders = [module for module in rounded.modules() if isinstance(module, Rounder)]
-    for rounder, threshold in zip(rounders, found.thresholds, strict=True):
-        rounder.start(threshold)
-    float_file, file = tmp_path / "model.onnx", tmp_path / "model.int8.onnx"
-    Export().write(plain(rounded), inputs, float_file)
-    write_integers(rounded, inputs, float_file, file)
+    rounded = quantized(net, inputs, keep=["1"] if name == "parametrized" else [], by=by)
+    _, file = written(rounded, tmp_path, inputs)
     expected, whole = (
         m(**inputs) if isinstance(inputs, dict) else m(inputs) for m in (rounded, net)
     )

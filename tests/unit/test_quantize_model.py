@@ -295,7 +295,7 @@ def test_edits_that_do_not_fit_are_named(make: Any, said: str) -> None:
 
 def wires() -> Iterator[tuple[Any, str]]:
     activation = {"sites": [["stem", "", 0]], "bits": 8, "signed": True, "by": "fixed"}
-    weight = {"bits": 8, "per_channel": True}
+    weight = {"bits": 8, "per_channel": True, "by": "abs_max"}
     good = {"activations": [activation], "weights": {"stem": weight}}
     yield good | {"more": 1}, "unknown key 'more'"
     yield {"weights": {}}, "no key 'activations'"
@@ -306,7 +306,8 @@ def wires() -> Iterator[tuple[Any, str]]:
     yield good | {"activations": [activation | {"signed": 1}]}, "signed is 1; expected true or"
     yield good | {"activations": [activation | {"by": "max"}]}, "by is 'max'; expected one of fixed"
     yield good | {"weights": {"stem": weight | {"bits": 0}}}, "bits is 0; expected 2 to 8"
-    yield good | {"weights": {"stem": {"bits": 8}}}, "no key 'per_channel'"
+    yield good | {"weights": {"stem": {"bits": 8, "by": "lsq"}}}, "no key 'per_channel'"
+    yield good | {"weights": {"stem": weight | {"by": "max"}}}, "by is 'max'; expected one of abs_m"
 
 
 @pytest.mark.parametrize(("wire", "said"), list(wires()))
@@ -318,7 +319,7 @@ def test_json_that_is_no_edit_is_refused(wire: Any, said: str) -> None:
 def test_json_of_an_edit_is_read_back() -> None:
     edit = RoundTensors(
         [Activation((Site("a", "add", 1), Site("b")), Grid(4, signed=False), "lsq")],
-        {"c": Weight(3, per_channel=False)},
+        {"c": Weight(3, per_channel=False, by="lsq")},
     )
     assert RoundTensors.from_json(edit.to_json()) == edit
 

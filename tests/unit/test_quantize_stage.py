@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,9 +22,10 @@ from pantheon.compress.order import check_stages
 from pantheon.compress.prune.cutting import Ranked
 from pantheon.compress.prune.stage import Prune
 from pantheon.compress.quantize.edit import RoundTensors, Weight
+from pantheon.compress.quantize.processor import saturates
 from pantheon.compress.quantize.rounding import Rounder
 from pantheon.compress.quantize.simulated import is_quantized
-from pantheon.compress.quantize.stage import MADE, Quantize
+from pantheon.compress.quantize.stage import MADE, Bits, Quantize
 from pantheon.compress.stage import Outcome
 from pantheon.config import load
 from pantheon.errors import CompressionError, ConfigError
@@ -46,7 +48,9 @@ def test_it_folds_calibrates_and_rounds(tmp_path: Path) -> None:
     kinds = [edit.kind for edit in outcome.artifact.edits]
     assert kinds == ["fold_batchnorm", "quantize"]
     assert (outcome.samples, told["folded"], told["simulated"]) == (32, 3, False)
-    assert told["weights"] == ["0", "3", "6", "11"]
+    bits = 7 if saturates() else 8
+    assert told["weights"] == dict.fromkeys(["0", "3", "6", "11"], bits)
+    assert told["reduced_range"] == saturates()
     assert list(told["activations"]) == [":input", "2", "5", "8", "9"]
     assert [each["signed"] for each in told["activations"].values()] == [True, *[False] * 4]
     assert thresholds(model) == [
@@ -83,13 +87,61 @@ def test_layers_that_are_kept_are_not_rounded(tmp_path: Path) -> None:
     kept = run(tmp_path / "kept", keep=["6", "1*"])
     only = run(tmp_path / "only", only=["0", "3"])
     for outcome in (kept, only):
-        assert outcome.figures["quantization"]["weights"] == ["0", "3"]
+        assert list(outcome.figures["quantization"]["weights"]) == ["0", "3"]
     assert list(kept.figures["quantization"]["float"].values()) == ["conv2d", "relu", "linear"]
 
 
 def test_fewer_bits_are_said_to_be_simulated(tmp_path: Path) -> None:
     told = run(tmp_path, weight=Weight(4)).figures["quantization"]
     assert (told["simulated"], told["bits"]) == (True, {"activations": 8, "weights": 4})
+
+
+def test_layers_have_bits_of_their_own(tmp_path: Path) -> None:
+    mixed = {"*": Bits(weights=5), "3": Bits(3), "0": Bits(activations=6, weights=4)}
+    outcome = run(tmp_path, mixed=mixed)
+    told = outcome.figures["quantization"]
+    assert told["weights"] == {"0": 4, "3": 5, "6": 5, "11": 5}
+    bits = {name: each["bits"] for name, each in told["activations"].items()}
+    assert bits == {":input": 8, "2": 6, "5": 3, "8": 8, "9": 8}
+    assert told["simulated"]
+    with pytest.raises(ConfigError, match="what '11' answers is not rounded, so that it has no bi"):
+        run(tmp_path / "last", mixed={"11": Bits(4)})
+    with pytest.raises(ConfigError, match="mixed: no layer matches 'convs'"):
+        Quantize(mixed={"convs": Bits(4)}).check(net())
+
+
+@pytest.mark.parametrize("reduced", [True, False])
+def test_weights_of_half_the_range_are_exported(reduced: bool, tmp_path: Path) -> None:
+    from onnx import load, numpy_helper
+
+    outcome = run(tmp_path / "1", reduce_range=reduced)
+    told = outcome.figures["quantization"]
+    assert (told["reduced_range"], told["simulated"]) == (reduced, False)
+    # Without VNNI the kernels may cut sums off where the range is whole.
+    Export(integer_tolerance=0.2 if reduced else 1.0).run(outcome.artifact, work(tmp_path / "2"))
+    graph = load(tmp_path / "2" / "model.int8.onnx").graph
+    integers = [numpy_helper.to_array(t) for t in graph.initializer if len(t.dims) > 1]
+    assert [int(np.abs(w.astype(int)).max()) for w in integers] == [63 if reduced else 127] * 4
+
+
+@torch.no_grad()
+def test_extremes_at_run_time_are_exported_so_or_frozen(tmp_path: Path) -> None:
+    from onnx import load
+
+    artifact = run(tmp_path / "1", thresholds="dynamic", observer="abs_max").artifact
+    kinds = {}
+    for name, freeze in (("dynamic", False), ("frozen", True)):
+        here = work(tmp_path / name)
+        told = Export(freeze=freeze).run(artifact, here).figures["int8"]
+        between = [] if freeze else ["Relu of 2", "Relu of 5", "Relu of 8"]
+        assert told["float_operators"] == [*between, "ReduceMean of 9"]
+        assert told["largest_difference"] <= 0.1 * told["largest_output"]
+        graph = load(here.folder / "model.int8.onnx").graph
+        kinds[name] = Counter(node.op_type for node in graph.node)
+    assert kinds["dynamic"]["ConvInteger"] == 3
+    assert kinds["dynamic"]["MatMulInteger"] == 1
+    assert kinds["dynamic"]["DynamicQuantizeLinear"] == 5
+    assert kinds["frozen"]["DynamicQuantizeLinear"] == 0
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +98,7 @@ def calibrate(
     spots: Spots,
     stream: Iterable[Batch],
     observer: Callable[[], Observer],
-    bits: int = 8,
+    bits: int | Sequence[int] = 8,
     device: str = "cpu",
     by: str = "fixed",
 ) -> Calibration:
@@ -110,7 +110,7 @@ def calibrate(
         model: as the spots were found in it; it is not changed.
         stream: is read once, for its inputs.
         observer: makes one for each spot.
-        bits: of the integers.
+        bits: of the integers; of all spots, or of each.
         by: what becomes of thresholds in training, see `Activation`.
 
     Raises:
@@ -144,7 +144,8 @@ def calibrate(
         raise ConfigError("calibration was given no samples; name a part that has some")
     if missed := unreached(watched):
         raise _unmet(model, missed)
-    grids = [Grid(bits, each.signed) for each in seeing]
+    every = [bits] * len(seeing) if isinstance(bits, int) else bits
+    grids = [Grid(some, each.signed) for some, each in zip(every, seeing, strict=True)]
     thresholds = [each.observer.threshold(grid) for each, grid in zip(seeing, grids, strict=True)]
     if zeros := [e.name for e, found in zip(seeing, thresholds, strict=True) if not found]:
         raise CompressionError(

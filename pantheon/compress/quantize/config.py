@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.types import PositiveInt
 
 from pantheon.compress.prune.config import Name
@@ -14,14 +14,31 @@ Bits = Annotated[int, Field(ge=2, le=8)]
 """How many bits an integer has."""
 
 
+class MixedConfig(Section):
+    """Bits of some layers: of their weights, and of what they answer."""
+
+    bits: Bits | None = None
+    weight_bits: Bits | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.bits is None and self.weight_bits is None:
+            raise ValueError("it has neither bits nor weight_bits; give one, or leave it out")
+        return self
+
+
 class QuantizeConfig(Section):
     """A stage that has the model compute with integers, by scales found on samples.
 
     `observer` says where activations are clipped; `samples` of the training part are looked at.
-    In later `training` thresholds stay (``fixed``), follow the largest values
-    (``moving_average``, ``range_abs_max``), or are learned (``pact``, ``lsq``). `bits` are those of
-    activations; fewer than 8 are simulated. `only` and `keep` are patterns of the paths of
-    convolutions and linear layers, as of a shell.
+    After that `thresholds` stay (``fixed``), follow the largest values in training
+    (``moving_average``, ``range_abs_max``), are learned (``pact``, ``lsq``), or are those of each
+    tensor by itself, at run time too (``dynamic``). `weight_thresholds` follow the largest weight,
+    stay where rounding errs least (``mse``), or are learned from there (``lsq``). `bits` are those
+    of activations; fewer than 8 are simulated. Weights have 7 (`reduce_range`) where the processor
+    would clip sums of two products, x86 without VNNI, unless it is said otherwise. `only` and
+    `keep` are patterns of the paths of convolutions and linear layers, as of a shell; `mixed` has
+    bits for some of them, the last pattern that matches counts.
     """
 
     stage: Literal["quantize"]
@@ -29,10 +46,15 @@ class QuantizeConfig(Section):
     observer: Literal[
         "abs_max", "average", "moving_average", "range_abs_max", "percentile", "kl", "mse", "emd"
     ] = "percentile"
-    training: Literal["fixed", "moving_average", "range_abs_max", "pact", "lsq"] = "fixed"
+    thresholds: Literal["fixed", "moving_average", "range_abs_max", "dynamic", "pact", "lsq"] = (
+        "fixed"
+    )
+    weight_thresholds: Literal["abs_max", "mse", "lsq"] = "abs_max"
     bits: Bits = 8
     weight_bits: Bits = 8
     per_channel: bool = True
+    reduce_range: bool | None = None
     samples: PositiveInt = 512
     only: list[str] = Field(default_factory=list)
     keep: list[str] = Field(default_factory=list)
+    mixed: dict[str, MixedConfig] = Field(default_factory=dict)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pantheon.compress import strict
 from pantheon.compress.quantize.grid import Grid
-from pantheon.compress.quantize.rounding import ROUNDERS, WeightRounder
+from pantheon.compress.quantize.rounding import ROUNDERS, WEIGHT_ROUNDERS, weight_rounder
 from pantheon.compress.quantize.spots import Site
 from pantheon.compress.quantize.taps import tap
 from pantheon.compress.registry import Edit, register
@@ -27,7 +27,7 @@ class Activation:
     Args:
         sites: whose tensors it rounds.
         grid: to which integers.
-        by: what becomes of its threshold in training: the name of one of
+        by: what becomes of its threshold after calibration: the name of one of
             `pantheon.compress.quantize.rounding.ROUNDERS`.
     """
 
@@ -43,10 +43,21 @@ class Weight:
     Args:
         bits: of its integers, which are signed.
         per_channel: whether each output channel has a scale of its own.
+        by: where it is clipped: one of `pantheon.compress.quantize.rounding.WEIGHT_ROUNDERS`.
+
+    Raises:
+        ConfigError: it is none of these.
     """
 
     bits: int = 8
     per_channel: bool = True
+    by: str = "abs_max"
+
+    def __post_init__(self) -> None:
+        if self.by not in WEIGHT_ROUNDERS:
+            raise ConfigError(
+                f"a weight's by is {quoted(self.by)}; expected one of {', '.join(WEIGHT_ROUNDERS)}"
+            )
 
 
 @register("quantize")
@@ -107,10 +118,10 @@ class RoundTensors(Edit):
         for path, layer in layers.items():
             wanted = self.weights[path]
             dim = channel_dim(layer) if wanted.per_channel else None
+            weight = cast(Tensor, layer.weight)
+            made = weight_rounder(wanted.by, Grid(wanted.bits), dim, weight).to(weight.device)
             # Its values fit by themselves: they are of the layer's own shape and dtype.
-            parametrize.register_parametrization(
-                layer, "weight", WeightRounder(Grid(wanted.bits), dim), unsafe=True
-            )
+            parametrize.register_parametrization(layer, "weight", made, unsafe=True)
         return model
 
     def to_json(self) -> dict[str, Any]:
@@ -126,7 +137,7 @@ class RoundTensors(Edit):
                 for each in self.activations
             ],
             "weights": {
-                path: {"bits": each.bits, "per_channel": each.per_channel}
+                path: {"bits": each.bits, "per_channel": each.per_channel, "by": each.by}
                 for path, each in self.weights.items()
             },
         }
@@ -175,9 +186,10 @@ def _site(value: Any) -> Site:
 
 
 def _weight(value: Any, path: str) -> Weight:
-    found = strict.keys(value, f"the weight of {path}", ("bits", "per_channel"))
+    found = strict.keys(value, f"the weight of {path}", ("bits", "per_channel", "by"))
     bits = Grid(strict.whole(found["bits"], "bits")).bits
-    return Weight(bits, _flag(found["per_channel"], "per_channel"))
+    by = strict.text(found["by"], "by")
+    return Weight(bits, _flag(found["per_channel"], "per_channel"), by)
 
 
 def _flag(value: Any, where: str) -> bool:

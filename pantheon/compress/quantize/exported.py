@@ -24,6 +24,12 @@ MOVING = ("QuantizeLinear", "DequantizeLinear", "Transpose", "Reshape", "Flatten
           "ReorderInput", "ReorderOutput", "Constant", "Cast", "Expand")  # fmt: skip
 """Operators that compute nothing."""
 
+INTEGER = ("QLinear", "QGemm", "DynamicQuantize")
+"""How operators of integers begin, but for those that are called so."""
+
+MARK = "/integers"
+"""The end of the names of nodes that compute with integers together with others, see `dynamic`."""
+
 
 def tensors_at(graph: Any, model: nn.Module, inputs: Any) -> dict[Site, str]:
     """The names of an ONNX graph's tensors, by where the model's code makes them.
@@ -123,7 +129,8 @@ def float_operators(file: Path) -> list[tuple[str, str]]:
         if path is not None:
             for name in node.input:
                 paths.setdefault(name, path)
-        integers = node.op_type.startswith(("QLinear", "QGemm")) or "Integer" in node.op_type
+        integers = node.op_type.startswith(INTEGER) or "Integer" in node.op_type
+        integers |= node.name.endswith(MARK)
         if not integers and node.op_type not in MOVING and "MaxPool" not in node.op_type:
             found.append((node.op_type, path or ""))
     return found[::-1]

@@ -62,6 +62,34 @@ class Grid:
         """
         return threshold / self.highest
 
+    def spread(self, values: Tensor, least: Tensor, most: Tensor) -> Tensor:
+        """Values rounded to as many integers as there are bits for, from one value to another.
+
+        As ONNX's DynamicQuantizeLinear, of any number of bits; the integers are never negative, and
+        the grid's sign does not matter. Gradients pass.
+
+        Args:
+            values: float.
+            least: float, at most 0; most: float, at least 0.
+
+        Returns:
+            Of the same shape and dtype; computed in float32.
+
+        Example:
+            >>> values = torch.tensor([-1.0, 0.4, 2.0])
+            >>> Grid(2).spread(values, values.min(), values.max())
+            tensor([-1.,  0.,  2.])
+        """
+        if values.dtype != torch.float32:
+            return self.spread(values.float(), least.float(), most.float()).to(values.dtype)
+        levels = (1 << self.bits) - 1
+        scale = (most - least) / levels
+        scale = torch.where(scale > 0, scale, 1.0)
+        zero = (-least / scale).round().clamp(0, levels).int()
+        return torch.fake_quantize_per_tensor_affine(
+            values, scale.reshape(1), zero.reshape(1), 0, levels
+        )
+
     def rounded(self, values: Tensor, scale: Tensor, channel_dim: int | None = None) -> Tensor:
         """The nearest integers to values, as real numbers again.
 

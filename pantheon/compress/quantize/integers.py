@@ -5,26 +5,26 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from pantheon.compress.inputs import fed
-from pantheon.compress.quantize.exported import MOVING, SCOPES, module_of, tensors_at
-from pantheon.compress.quantize.scales import Scale, activation_scales, weight_scales
-from pantheon.compress.quantize.simulated import plain
-from pantheon.compress.quantize.spots import Site
+from pantheon.compress.quantize.dynamic import write_dynamic
+from pantheon.compress.quantize.exported import MARK, MOVING
+from pantheon.compress.quantize.placing import WEIGHTED, forget, named, round_weights
+from pantheon.compress.quantize.scales import (
+    Scale,
+    activation_scales,
+    dynamic_sites,
+    weight_scales,
+)
 from pantheon.compress.quiet import quiet
-from pantheon.errors import CompressionError
 
-COME_TO = {"adaptive_avg_pool2d": "mean", "adaptive_avg_pool1d": "mean"}
-"""Calls that the exporter writes as another operation."""
-
-WEIGHTED, SUMS = ("Conv", "ConvTranspose", "Gemm", "MatMul"), ("Add", "Mul")
-"""Operators with weights, and those of two tensors."""
+SUMS = ("Add", "Mul")
+"""Operators of two tensors."""
 
 FUSED = ("Relu", "Clip")
 """Activations that cost nothing: what they cut off has no integer."""
@@ -34,7 +34,8 @@ def write_integers(model: nn.Module, inputs: Any, float_file: Path, file: Path) 
     """Write a quantized model's ONNX file, whose kernels compute with integers.
 
     ONNX Runtime's static quantization, with the scales that the model has: unsigned 8 bits for
-    activations, signed 8 bits for weights.
+    activations, signed 8 bits for weights. What rounds by extremes at run time is written by
+    `write_dynamic`.
 
     Args:
         model: quantized.
@@ -48,11 +49,13 @@ def write_integers(model: nn.Module, inputs: Any, float_file: Path, file: Path) 
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
+    if dynamic_sites(model):
+        write_dynamic(model, inputs, float_file, file)
+        return
     source = onnx.load(float_file)
     activations, weights = activation_scales(model), weight_scales(model)
-    rounded = _named(source.graph, activations, model, inputs, float_file)
-    plan = _Plan(weights, rounded)
-    _round_weights(source.graph, model, plan)
+    rounded = named(source.graph, activations, model, inputs, float_file)
+    plan = _Plan(round_weights(source.graph, model, weights), rounded)
     for node in source.graph.node:
         plan.take(node)
     reader = OneBatch(fed(inputs, [tensor.name for tensor in source.graph.input]))
@@ -75,47 +78,22 @@ def write_integers(model: nn.Module, inputs: Any, float_file: Path, file: Path) 
         quantized = onnx.load(partial)
         _only_ours(quantized.graph, plan.rounded)
         _all_ours(quantized.graph, plan.rounded)
-        _forget(quantized.graph)
+        _keep_real(quantized.graph, {node.name for node in source.graph.node} - set(plan.nodes))
+        forget(quantized.graph)
         onnx.save(quantized, partial)
         os.replace(partial, file)
-
-
-def _named(
-    graph: Any, scales: Mapping[Site, Scale], model: nn.Module, inputs: Any, file: Path
-) -> dict[str, Scale]:
-    """Scales by the names that a file has for their tensors.
-
-    Raises:
-        CompressionError: it has none for one.
-    """
-    names = tensors_at(graph, plain(model), inputs)
-    found, missing = {}, []
-    for site, scale in scales.items():
-        other = replace(site, call=COME_TO.get(site.call, site.call))
-        name = names.get(site, names.get(other))
-        if name is None:
-            missing.append(str(site))
-        else:
-            found[name] = scale
-    if missing:
-        raise CompressionError(
-            f"{file} has no tensor for {', '.join(missing[:5])}, which the model rounds; keep that "
-            "module out of quantization"
-        )
-    return found
 
 
 class _Plan:
     """Which nodes of a graph compute with integers, and the scales of its tensors.
 
     Args:
-        weights: by the path of the layer.
-        rounded: by the tensor's name.
+        own: of weights, by name.
+        rounded: of activations, by the tensor's name.
     """
 
-    def __init__(self, weights: Mapping[str, Scale], rounded: Mapping[str, Scale]) -> None:
-        self.weights, self.rounded = weights, dict(rounded)
-        self.own: dict[str, Scale] = {}
+    def __init__(self, own: Mapping[str, Scale], rounded: Mapping[str, Scale]) -> None:
+        self.own, self.rounded = own, dict(rounded)
         self.nodes: list[str] = []
 
     def take(self, node: Any) -> None:
@@ -142,44 +120,7 @@ class _Plan:
 
     def overrides(self) -> dict[str, list[dict[str, Any]]]:
         """The scales, in ONNX Runtime's terms."""
-        return {name: _override(scale) for name, scale in (self.rounded | self.own).items()}
-
-
-def _round_weights(graph: Any, model: nn.Module, plan: _Plan) -> None:
-    """Put rounded weights in, so that no value lies between two integers and may go either way.
-
-    The exporter may name a weight otherwise, and turn that of a linear layer round.
-
-    Raises:
-        CompressionError: the graph has no such weight.
-    """
-    from onnx import numpy_helper
-
-    known = {tensor.name: tensor for tensor in graph.initializer}
-    missing = dict(plan.weights)
-    for node in graph.node:
-        where = module_of(node)
-        if where is None or where[0] not in plan.weights or node.op_type not in WEIGHTED:
-            continue
-        scale = plan.weights[where[0]]
-        value = cast(Tensor, model.get_submodule(where[0]).weight).detach().float().numpy()
-        for name in node.input:
-            shape = tuple(known[name].dims) if name in known else ()
-            turned = node.op_type == "MatMul" and shape == value.shape[::-1]
-            if (shape != value.shape and not turned) or len(shape) < 2:
-                continue
-            if turned:
-                axis = None if scale.axis is None else 1 - scale.axis
-                scale, value = replace(scale, axis=axis), np.ascontiguousarray(value.T)
-            known[name].CopyFrom(numpy_helper.from_array(value, name))
-            plan.own[name] = scale
-            missing.pop(where[0], None)
-            break
-    if missing:
-        raise CompressionError(
-            f"the exported graph has no weight of {', '.join(list(missing)[:5])}, which the model "
-            "rounds; keep these layers out of quantization"
-        )
+        return {name: _override(scale) for name, scale in (self.rounded | dict(self.own)).items()}
 
 
 def _only_ours(graph: Any, rounded: Collection[str]) -> None:
@@ -237,19 +178,31 @@ def _all_ours(graph: Any, rounded: Mapping[str, Scale]) -> None:
         graph.node.insert(place + 1, back)
 
 
+def _keep_real(graph: Any, kept: Collection[str]) -> None:
+    """Have ONNX Runtime leave the weights of kept layers real.
+
+    It would round those of a layer between two rounded tensors when it loads the file. It does not
+    where something else comes between the layer and the rounding, such as a minimum with infinity.
+    """
+    from onnx import helper, numpy_helper
+
+    rounded = {node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    for node in [n for n in graph.node if n.name in kept and n.op_type in WEIGHTED]:
+        if node.output[0] not in rounded:
+            continue
+        name, real, most = node.output[0], f"{node.output[0]}_kept", f"{node.output[0]}_most"
+        node.output[0] = real
+        graph.initializer.append(numpy_helper.from_array(np.array(np.inf, np.float32), most))
+        least = helper.make_node("Min", [real, most], [name], f"{name}{MARK}")
+        graph.node.insert(list(graph.node).index(node) + 1, least)
+
+
 def _reread(graph: Any, old: str, new: str) -> None:
     """Have all that reads one tensor read another."""
     for node in graph.node:
         for place, name in enumerate(node.input):
             if name == old:
                 node.input[place] = new
-
-
-def _forget(graph: Any) -> None:
-    """Drop what the exporter noted of each node but for its modules: it is longer than weights."""
-    for node in graph.node:
-        for prop in [prop for prop in node.metadata_props if prop.key != SCOPES]:
-            node.metadata_props.remove(prop)
 
 
 def _override(scale: Scale) -> list[dict[str, Any]]:

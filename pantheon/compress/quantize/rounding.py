@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from pantheon.compress.quantize.grid import Grid
+from pantheon.compress.quantize.observers import FRACTIONS
 from pantheon.compress.quantize.taps import unseen
 
 LEAST = 2.0**-100
@@ -86,14 +87,40 @@ class MovingRounder(Rounder):
         self.state.fill_(1.0)
         self.sum.fill_(threshold)
 
+    @torch.no_grad()
+    def follow(self, values: Tensor) -> None:
+        """In training, go on with what this batch says."""
+        if self.training and values.numel():
+            self.state.mul_(self.rate).add_(1)
+            self.sum.mul_(self.rate).add_(values.abs().max())
+            self.threshold.copy_(self.sum / self.state)
+
     def forward(self, values: Tensor) -> Tensor:
         """Round; in training, by what this batch says too."""
-        if self.training and values.numel():
-            with torch.no_grad():
-                self.state.mul_(self.rate).add_(1)
-                self.sum.mul_(self.rate).add_(values.abs().max())
-                self.threshold.copy_(self.sum / self.state)
+        self.follow(values)
         return super().forward(values)
+
+
+class DynamicRounder(MovingRounder):
+    """Rounds each tensor by its own extremes, in evaluation too: abs-max at run time.
+
+    Of a tensor without negative values these are 0 and its largest; else integers are spread from
+    its least value to its largest, as ONNX's DynamicQuantizeLinear does it. Answers depend on the
+    whole batch. The threshold of `MovingRounder` is followed, for a model that is frozen later.
+
+    Example:
+        >>> rounder = DynamicRounder(Grid(2))
+        >>> rounder(torch.tensor([0.9, 1.1, 3.0])), rounder(torch.tensor([0.1, 0.3]))
+        (tensor([1., 1., 3.]), tensor([0.1000, 0.3000]))
+    """
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Round."""
+        self.follow(values)
+        if not values.numel():
+            return values
+        least, most = values.detach().aminmax()
+        return self.grid.spread(values, least.clamp(max=0), most.clamp(min=0))
 
 
 class RangeRounder(Rounder):
@@ -209,6 +236,7 @@ def stepped(values: Tensor, scale: Tensor, grid: Grid, size: int) -> Tensor:
 ROUNDERS: dict[str, Callable[[Grid], Rounder]] = {
     "fixed": Rounder,
     "moving_average": MovingRounder,
+    "dynamic": DynamicRounder,
     "range_abs_max": RangeRounder,
     "pact": ClippingRounder,
     "lsq": StepRounder,
@@ -237,16 +265,107 @@ class WeightRounder(nn.Module):
         super().__init__()
         self.grid, self.channel_dim = grid, channel_dim
 
+    def start(self, weight: Tensor) -> None:
+        """Begin with the weight that is to be rounded."""
+
     def scale(self, weight: Tensor) -> Tensor:
         """What one step stands for: one number, or ``[channels]``."""
-        sizes = weight.detach().abs()
-        if self.channel_dim is None:
-            largest = sizes.max()
-        else:
-            largest = sizes.movedim(self.channel_dim, 0).flatten(1).amax(1)
-        return self.grid.scale(largest.clamp(min=LEAST))
+        sizes = self._by_channel(weight.detach().abs())
+        return self.grid.scale(sizes.amax(1).clamp(min=LEAST).reshape(self._shape(weight)))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Round a float weight."""
         with unseen():
             return self.grid.rounded(weight, self.scale(weight), self.channel_dim)
+
+    def _by_channel(self, weight: Tensor) -> Tensor:
+        """``[channels, others]``; one channel where all have one scale."""
+        if self.channel_dim is None:
+            return weight.reshape(1, -1)
+        return weight.movedim(self.channel_dim, 0).flatten(1)
+
+    def _shape(self, weight: Tensor) -> tuple[int, ...]:
+        """Of the scale."""
+        return () if self.channel_dim is None else (weight.shape[self.channel_dim],)
+
+
+class LeastErrorWeightRounder(WeightRounder):
+    """Rounds a weight by the thresholds at which that errs least, which stay in training.
+
+    Of each channel those fractions of its largest absolute value are tried that observers of
+    activations try; what is above is clipped.
+
+    Args:
+        grid: the integers; signed.
+        channel_dim: see `WeightRounder`.
+        shape: of the weight.
+
+    Attributes:
+        threshold: float32, one number or ``[channels]``.
+
+    Example:
+        >>> weight = torch.tensor([[1.0, 0.49, 0.49, -0.49]])
+        >>> rounder = LeastErrorWeightRounder(Grid(2), 0, weight.shape)
+        >>> rounder.start(weight)
+        >>> rounder.threshold
+        tensor([0.6200])
+    """
+
+    threshold: Tensor
+
+    def __init__(self, grid: Grid, channel_dim: int | None, shape: Sequence[int]) -> None:
+        super().__init__(grid, channel_dim)
+        self.register_buffer("threshold", torch.ones(self._shape(torch.empty(*shape))))
+
+    @torch.no_grad()
+    def start(self, weight: Tensor) -> None:
+        """Find the thresholds of this weight."""
+        rows = self._by_channel(weight.float())
+        largest = rows.abs().amax(1).clamp(min=LEAST)
+        tried = torch.stack([fraction * largest for fraction in FRACTIONS])
+        errors = [
+            (rows - self.grid.rounded(rows, self.grid.scale(each), 0)).square().sum(1)
+            for each in tried
+        ]
+        best = torch.stack(errors).argmin(0)
+        self.threshold.copy_(tried.gather(0, best[None])[0].reshape(self.threshold.shape))
+
+    def scale(self, weight: Tensor) -> Tensor:
+        """What one step stands for: one number, or ``[channels]``."""
+        return self.grid.scale(self.threshold.clamp(min=LEAST))
+
+
+class StepWeightRounder(LeastErrorWeightRounder):
+    """Learns what one step of a weight stands for, by LSQ: see `StepRounder`.
+
+    It begins with the thresholds of the least error, as those of LSQ's paper are for weights of a
+    normal distribution only.
+    """
+
+    def __init__(self, grid: Grid, channel_dim: int | None, shape: Sequence[int]) -> None:
+        super().__init__(grid, channel_dim, shape)
+        started = self.threshold
+        del self.threshold
+        self.threshold = nn.Parameter(started)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Round a float weight."""
+        with unseen():
+            scale, size = self.scale(weight), weight.numel()
+            if self.channel_dim is not None:
+                size //= len(scale)
+                at = self.channel_dim
+                scale = scale.reshape([-1 if d == at else 1 for d in range(weight.ndim)])
+            return stepped(weight, scale, self.grid, size)
+
+
+def weight_rounder(by: str, grid: Grid, channel_dim: int | None, weight: Tensor) -> WeightRounder:
+    """A rounder of a weight, by one of `WEIGHT_ROUNDERS`."""
+    if by == "abs_max":
+        return WeightRounder(grid, channel_dim)
+    kind = StepWeightRounder if by == "lsq" else LeastErrorWeightRounder
+    return kind(grid, channel_dim, weight.shape)
+
+
+WEIGHT_ROUNDERS = ("abs_max", "mse", "lsq")
+"""What a weight may be rounded by."""

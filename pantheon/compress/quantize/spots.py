@@ -108,11 +108,15 @@ class Spots:
         activations: in the order in which they are made.
         weights: paths of the layers whose weights are, in the order in which they are called.
         float: other operations that compute, by the site of what they answer: what they are.
+        answers: of layers whose weights are rounded, by path: the place in `activations` of what
+            they answer; of one that is called twice, of the last. Those whose answer is not rounded
+            are not in it.
     """
 
     activations: tuple[Spot, ...]
     weights: tuple[str, ...]
     float: Mapping[Site, str] = field(default_factory=dict)
+    answers: Mapping[str, int] = field(default_factory=dict)
 
 
 def spots_of(
@@ -186,13 +190,17 @@ class _Reading:
         alike: dict[Node, list[Node]] = defaultdict(list)
         for node in sorted(self._known, key=self._place.__getitem__):
             alike[self._top(node)].append(node)
-        paths = [path_of(node) for node in computed if COMPUTE[op_of(node)] in WEIGHTED]
+        weighted = [node for node in computed if COMPUTE[op_of(node)] in WEIGHTED]
         integer = {*computed, *map(_fused, computed)}
         others = [n for n in self._nodes if n not in integer and not _moves(n)]
+        shared = [nodes for nodes in alike.values() if wanted.intersection(nodes)]
+        places = {node: place for place, nodes in enumerate(shared) for node in nodes}
+        made = {path_of(node): places.get(_fused(node)) for node in weighted}
         return Spots(
-            tuple(self._spot(nodes) for nodes in alike.values() if wanted.intersection(nodes)),
-            tuple(dict.fromkeys(paths)),
+            tuple(map(self._spot, shared)),
+            tuple(made),
             {self._site[node]: op_of(node) for node in others},
+            {path: place for path, place in made.items() if place is not None},
         )
 
     def _spot(self, nodes: Sequence[Node]) -> Spot:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -16,8 +17,14 @@ from pantheon.compress.quantize.config import QuantizeConfig
 from pantheon.compress.quantize.edit import RoundTensors, Weight
 from pantheon.compress.quantize.folding import foldable
 from pantheon.compress.quantize.observers import observer
+from pantheon.compress.quantize.processor import saturates
 from pantheon.compress.quantize.rounding import Rounder
-from pantheon.compress.quantize.simulated import is_quantized
+from pantheon.compress.quantize.scales import REDUCED
+from pantheon.compress.quantize.simulated import (
+    is_quantized,
+    original_weight,
+    weight_rounders,
+)
 from pantheon.compress.quantize.spots import Spots
 from pantheon.compress.run_folder import read_json, write_json
 from pantheon.compress.stage import Cost, Outcome, Phase, Work
@@ -29,6 +36,19 @@ TOLD, MADE = "quantized.json", "quantized"
 """In the stage's folder: what the report says, and the model; the first is written last."""
 
 
+@dataclass(frozen=True, slots=True)
+class Bits:
+    """Bits of a layer's own; None where it has those of all.
+
+    Args:
+        activations: of what it answers.
+        weights: of its weight.
+    """
+
+    activations: int | None = None
+    weights: int | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantize:
     """Folds batch norms, finds scales on samples, and rounds activations and weights.
@@ -36,8 +56,11 @@ class Quantize:
     Args:
         observer: where activations are clipped, by the name of an observer.
         bits: of activations.
-        training: what becomes of thresholds in later training.
+        thresholds: what becomes of them after that; see `Activation`.
         weight: how weights are rounded.
+        mixed: other bits of some layers, by pattern; the last that matches counts.
+        reduce_range: whether weights of 8 bits get half of the range, 7; None where this processor
+            would clip sums of two of them, see `saturates`.
         samples: of the training part that are looked at, at most.
         only, keep: patterns of the convolutions and linear layers that take part, and do not.
         name: of the stage.
@@ -48,8 +71,10 @@ class Quantize:
 
     observer: str = "percentile"
     bits: int = 8
-    training: str = "fixed"
+    thresholds: str = "fixed"
     weight: Weight = field(default_factory=Weight)
+    mixed: Mapping[str, Bits] = field(default_factory=dict)
+    reduce_range: bool | None = None
     samples: int = 512
     only: Sequence[str] = ()
     keep: Sequence[str] = ()
@@ -67,8 +92,10 @@ class Quantize:
         return cls(
             observer=config.observer,
             bits=config.bits,
-            training=config.training,
-            weight=Weight(config.weight_bits, config.per_channel),
+            thresholds=config.thresholds,
+            weight=Weight(config.weight_bits, config.per_channel, config.weight_thresholds),
+            mixed={p: Bits(each.bits, each.weight_bits) for p, each in config.mixed.items()},
+            reduce_range=config.reduce_range,
             samples=config.samples,
             only=config.only,
             keep=config.keep,
@@ -87,6 +114,7 @@ class Quantize:
         """
         try:
             self._kept(model)
+            paths_matching(list(self.mixed), _layers(model), "mixed")
         except ConfigError as error:
             raise ConfigError(f"stage {self.name!r}, {error}") from error
         if is_quantized(model):
@@ -110,45 +138,83 @@ class Quantize:
         spots = met_spots(artifact.model, inputs, kept)
         stream = work.parts.train.excerpt(self.samples, SEED).samples()
         make = partial(observer, self.observer)
-        found = calibrate(
-            artifact.model, spots, stream, make, self.bits, work.device, self.training
-        )
-        artifact.edit(RoundTensors(found.activations, dict.fromkeys(spots.weights, self.weight)))
+        bits, weights = self._bits(spots)
+        found = calibrate(artifact.model, spots, stream, make, bits, work.device, self.thresholds)
+        artifact.edit(RoundTensors(found.activations, weights))
         rounders = [m for m in artifact.model.modules() if isinstance(m, Rounder)]
         for rounder, threshold in zip(rounders, found.thresholds, strict=True):
             rounder.start(threshold)
+        for path in weights:
+            layer = artifact.model.get_submodule(path)
+            for each in weight_rounders(layer):
+                each.start(original_weight(layer))
         artifact.save(work.folder / MADE)
-        write_json(work.folder / TOLD, self._told(spots, found, len(pairs)))
+        write_json(work.folder / TOLD, self._told(spots, found, weights, len(pairs)))
         work.watcher.say(
             f"{len(spots.activations)} activations and {len(spots.weights)} weights are rounded "
             f"after {found.samples} samples; {len(pairs)} batch norms are folded"
         )
 
-    def _told(self, spots: Spots, found: Calibration, folded: int) -> dict[str, Any]:
+    def _bits(self, spots: Spots) -> tuple[list[int], dict[str, Weight]]:
+        """Bits of each spot, and how each weight is rounded.
+
+        What several layers answer, as before a concatenation, has the most bits of theirs.
+        """
+        asked: dict[int, list[int]] = {}
+        weights = dict.fromkeys(spots.weights, self.weight)
+        reduced = saturates() if self.reduce_range is None else self.reduce_range
+        for pattern, bits in self.mixed.items():
+            # In the order of the patterns, so that the last one counts.
+            for path in paths_matching([pattern], spots.weights, "mixed"):
+                if bits.weights is not None:
+                    weights[path] = replace(weights[path], bits=bits.weights)
+        for path in spots.weights:
+            if reduced and weights[path].bits == 8:
+                weights[path] = replace(weights[path], bits=REDUCED)
+            own = [b.activations for p, b in self.mixed.items() if fnmatchcase(path, p)]
+            wanted = [each for each in own if each is not None]
+            if not wanted:
+                continue
+            if path not in spots.answers:
+                raise ConfigError(
+                    f"stage {self.name!r}, mixed: what {path!r} answers is not rounded, so that it "
+                    "has no bits; give it weight_bits alone"
+                )
+            asked.setdefault(spots.answers[path], []).append(wanted[-1])
+        places = range(len(spots.activations))
+        return [max(asked.get(place, [self.bits])) for place in places], weights
+
+    def _told(
+        self, spots: Spots, found: Calibration, weights: Mapping[str, Weight], folded: int
+    ) -> dict[str, Any]:
+        activations = [each.grid.bits for each in found.activations]
         pairs = zip(spots.activations, found.activations, found.thresholds, strict=True)
         return {
             "observer": self.observer,
-            "training": self.training,
+            "thresholds": self.thresholds,
             "bits": {"activations": self.bits, "weights": self.weight.bits},
             "per_channel": self.weight.per_channel,
-            "simulated": min(self.bits, self.weight.bits) < 8,
+            "weight_thresholds": self.weight.by,
+            "reduced_range": any(each.bits == REDUCED for each in weights.values()),
+            "simulated": any(bits < 8 for bits in activations)
+            or any(each.bits < REDUCED for each in weights.values()),
             "samples": found.samples,
             "folded": folded,
             "activations": {
-                spot.name: {"threshold": threshold, "signed": each.grid.signed}
+                spot.name: {
+                    "threshold": threshold,
+                    "signed": each.grid.signed,
+                    "bits": each.grid.bits,
+                }
                 for spot, each, threshold in pairs
             },
-            "weights": list(spots.weights),
+            "weights": {path: each.bits for path, each in weights.items()},
             "float": {str(site): name for site, name in spots.float.items()},
         }
 
     def _kept(self, model: nn.Module) -> set[str]:
         """The layers that go on with real numbers."""
-        layers = [
-            path
-            for path, layer in model.named_modules()
-            if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
-        ]
+        layers = _layers(model)
         kept = paths_matching(self.keep, layers, "keep")
         if not self.only:
             return kept
@@ -156,3 +222,12 @@ class Quantize:
         if both := sorted(kept & wanted):
             raise ConfigError(f"{both[0]!r} is named by only and by keep; leave it out of one")
         return kept | (set(layers) - wanted)
+
+
+def _layers(model: nn.Module) -> list[str]:
+    """Paths of the convolutions and linear layers."""
+    return [
+        path
+        for path, layer in model.named_modules()
+        if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
+    ]
