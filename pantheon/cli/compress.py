@@ -108,6 +108,7 @@ class _Shown(Watcher):
 def _tell(path: Path, config: PipelineConfig, summary: Summary, json: bool) -> None:
     if json:
         told = {"stages": [r.as_json() for r in summary.reports], "test": summary.test}
+        told["exported"] = {name: asdict(alike) for name, alike in summary.exported.items()}
         say_json({"pipeline": str(path), "artifact": str(summary.artifact)} | told)
         return
     first = summary.original
@@ -116,6 +117,9 @@ def _tell(path: Path, config: PipelineConfig, summary: Summary, json: bool) -> N
         stdout.print(_line(report.stage, report.after, first), markup=False)
     for name, found in summary.test.items():
         stdout.print(f"test part, {name}: {numbers(found)}", markup=False)
+    for name, alike in summary.exported.items():
+        said = f"agrees with the result on {alike.agreement:.2%} of {alike.samples:,} samples"
+        stdout.print(f"test part, {name}: {said}", markup=False)
     stdout.print(f"wrote {summary.artifact}; {_page(config.folder)}", markup=False)
 
 

@@ -25,7 +25,8 @@ from pantheon.compress.prune.analysis import AnalyseSensitivity
 from pantheon.compress.prune.config import PruneConfig, SensitivityConfig, SparsifyConfig
 from pantheon.compress.prune.sparsify import Sparsify
 from pantheon.compress.prune.stage import Prune
-from pantheon.compress.quantize.config import QuantizeConfig
+from pantheon.compress.quantize.config import DiagnoseConfig, QuantizeConfig
+from pantheon.compress.quantize.diagnosis import Diagnose
 from pantheon.compress.quantize.stage import Quantize
 from pantheon.compress.run_folder import GIVEN, RunFolder, result_of
 from pantheon.compress.stage import Stage
@@ -54,6 +55,8 @@ def _stage(config: StageConfig) -> Stage:
             return Sparsify.from_config(config)
         case QuantizeConfig():
             return Quantize.from_config(config)
+        case DiagnoseConfig():
+            return Diagnose.from_config(config)
         case ExportConfig():
             return Export.from_config(config)
         case RunConfig():

@@ -14,7 +14,7 @@ from pantheon.compress.prune.config import (
     SensitivityConfig,
     SparsifyConfig,
 )
-from pantheon.compress.quantize.config import QuantizeConfig
+from pantheon.compress.quantize.config import DiagnoseConfig, QuantizeConfig
 from pantheon.config import (
     Arguments,
     LearningConfig,
@@ -140,6 +140,7 @@ StageConfig = Annotated[
     | PruneConfig
     | SparsifyConfig
     | QuantizeConfig
+    | DiagnoseConfig
     | ExportConfig
     | RunConfig,
     Field(discriminator="stage"),

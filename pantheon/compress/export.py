@@ -22,12 +22,12 @@ from pantheon.compress.quantize.exported import float_operators
 from pantheon.compress.quantize.integers import write_integers
 from pantheon.compress.quantize.simulated import frozen, is_quantized, plain
 from pantheon.compress.quiet import quiet
-from pantheon.compress.stage import Cost, Outcome, Phase, Work
+from pantheon.compress.stage import INTEGERS, Cost, Outcome, Phase, Work
 from pantheon.errors import CompressionError, ConfigError, ModelError
 from pantheon.training.objective import call_student
 from pantheon.training.rehearsal import first_batch
 
-FILE, INTEGERS = "model.onnx", "model.int8.onnx"
+FILE, INTEGER_FILE = "model.onnx", "model.int8.onnx"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,14 +98,14 @@ class Export:
         self.write(real, inputs, file)
         figures, files = self.verify(real, inputs, file, self.tolerance), {"onnx": FILE}
         if real is not model:
-            integers = work.folder / INTEGERS
+            integers = work.folder / INTEGER_FILE
             model = frozen(model) if self.freeze else model
             write_integers(model, inputs, file, integers)
             found = self.verify(model, inputs, integers, self.integer_tolerance)
             found["float_operators"] = [
                 f"{op} of {p or 'the model'}" for op, p in float_operators(integers)
             ]
-            figures, files = figures | {"int8": found}, files | {"int8": INTEGERS}
+            figures, files = figures | {INTEGERS: found}, files | {INTEGERS: INTEGER_FILE}
         return Outcome(artifact, samples=0, figures=figures, files=files)
 
     def write(self, model: nn.Module, inputs: Any, file: Path) -> None:

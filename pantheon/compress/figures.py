@@ -82,6 +82,20 @@ class Measuring:
         return read_metric(metric, model, parts.validation)
 
 
+def likeness(
+    model: nn.Module, other: nn.Module, stream: KnowledgeStream, field: str, device: str
+) -> Likeness:
+    """How alike a model answers to another one on a stream's samples."""
+    found = Agreement()
+    with torch.inference_mode():
+        for batch in stream.samples():
+            batch = batch.to(torch.device(device))
+            ours, theirs = (answer(each, batch.inputs, field) for each in (model, other))
+            found.add(ours.to(theirs.device), theirs, batch.mask)
+    result = found.result()
+    return Likeness(result.kl, result.agreement, result.samples)
+
+
 def likenesses(
     model: nn.Module,
     stream: KnowledgeStream,

@@ -11,21 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.building import artifact_from, asked_of, stages_from
 from pantheon.compress.config import PartedStreamConfig, PipelineConfig, resolved
-from pantheon.compress.figures import Measuring
+from pantheon.compress.figures import Measuring, likeness
+from pantheon.compress.onnx_model import OnnxModel
 from pantheon.compress.order import check_stages
-from pantheon.compress.report import Figures, StageReport, figures_from
+from pantheon.compress.report import Figures, Likeness, StageReport, figures_from
 from pantheon.compress.run_folder import RunFolder, read_json, write_json
-from pantheon.compress.stage import Metric, Outcome, Stage, Timing, Work, read_metric
+from pantheon.compress.stage import INTEGERS, Metric, Outcome, Stage, Timing, Work, read_metric
 from pantheon.compress.watcher import Watcher
 from pantheon.config import load
 from pantheon.errors import CompressionError
 from pantheon.ranks import Ranks
 from pantheon.reference import resolve
 from pantheon.stream import Parts
+from pantheon.training.objective import call_student
+from pantheon.training.rehearsal import first_batch
 
 Streams = Callable[[PartedStreamConfig, Ranks], AbstractContextManager[Parts]]
 """Opens the streams that a configuration describes, and closes them."""
@@ -41,7 +45,9 @@ class Summary:
     Args:
         reports: of the stages, in order.
         original: the model that went in.
-        test: the metric on the test part: of the original, and of the last artifact.
+        test: the metric on the test part: of the original, of the last artifact, and of the files
+            of integers that were exported, as a runtime computes them.
+        exported: how alike such a file and the last artifact's model answer there.
         artifact: the folder of the model that came out.
     """
 
@@ -49,6 +55,7 @@ class Summary:
     original: Figures
     test: Mapping[str, Mapping[str, float]]
     artifact: Path
+    exported: Mapping[str, Likeness] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -291,20 +298,55 @@ class Pipeline:
     def _finish(self, kept: RunFolder) -> Summary:
         """Read the test part, once, and sum up."""
         if self.ranks.first and not kept.summary.exists():
-            last = kept.artifact(len(self.stages) - 1).relative_to(kept.path)
-            write_json(kept.summary, {"artifact": str(last), "test": self._tested(kept)})
+            last = kept.artifact(len(self.stages) - 1)
+            tested, alike = self._tested(kept, last)
+            values = {
+                "artifact": str(last.relative_to(kept.path)),
+                "test": tested,
+                "exported": {name: asdict(each) for name, each in alike.items()},
+            }
+            write_json(kept.summary, values)
         self._together()
         return _summary(kept)
 
-    def _tested(self, kept: RunFolder) -> dict[str, dict[str, float]]:
+    def _tested(
+        self, kept: RunFolder, last: Path
+    ) -> tuple[dict[str, dict[str, float]], dict[str, Likeness]]:
+        """The metric on the test part by model, and how alike files and the last one answer."""
         metric = self.test_metric or self.metric
         if metric is None or self.parts.test is None:
-            return {}
+            return {}, {}
         self.watcher.say("reads the test part")
-        models = {"original": kept.original, "result": kept.artifact(len(self.stages) - 1)}
+        result = Artifact.load(last, self.device).model.eval()
+        models = {"original": Artifact.load(kept.original, self.device).model, "result": result}
+        exported = self._exported(kept, result)
+        tested = {
+            name: read_metric(metric, model, self.parts.test)
+            for name, model in (models | exported).items()
+        }
+        alike = {
+            name: likeness(model, result, self.parts.test, self.agreement, self.device)
+            for name, model in exported.items()
+        }
+        return tested, alike
+
+    def _exported(self, kept: RunFolder, model: nn.Module) -> dict[str, nn.Module]:
+        """Files of integers by their names; their answers are not the model's to the last bit."""
+        files = [
+            (stage.name, kept.path / found)
+            for index, stage in enumerate(self.stages)
+            for kind, found in read_json(kept.report(index))["files"].items()
+            if kind == INTEGERS
+        ]
+        if not files or self.parts.test is None:
+            return {}
+        inputs = first_batch(self.parts.test.samples()).to(torch.device(self.device)).inputs
+        with torch.inference_mode():
+            like = call_student(model, inputs)
+        threads = torch.get_num_threads()
         return {
-            name: read_metric(metric, Artifact.load(path, self.device).model, self.parts.test)
-            for name, path in models.items()
+            INTEGERS if len(files) == 1 else f"{INTEGERS} of {name}": OnnxModel(file, like, threads)
+            for name, file in files
         }
 
 
@@ -330,11 +372,13 @@ def left_of(config: PipelineConfig, resume: bool, ranks: Ranks) -> Summary | Non
 def _summary(kept: RunFolder) -> Summary:
     """What a finished run came to."""
     count = len(kept.names)
+    found = read_json(kept.summary)
     return Summary(
         reports=tuple(StageReport.from_json(read_json(kept.report(i))) for i in range(count)),
         original=_measured(kept, -1),
-        test=read_json(kept.summary)["test"],
+        test=found["test"],
         artifact=kept.artifact(count - 1),
+        exported={name: Likeness(**each) for name, each in found.get("exported", {}).items()},
     )
 
 

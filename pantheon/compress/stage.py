@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Phase = Literal["analyse", "search", "prune", "sparsify", "train", "quantize", "export"]
 """What a stage does to a model, for the rules of order."""
 
+INTEGERS = "int8"
+"""What a stage calls a file whose kernels compute with integers, among those that it left."""
+
 Metric = Callable[[nn.Module, BatchStream], Mapping[str, float]]
 """The user's own measure: called with a model in evaluation mode, gradients off, and samples."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -263,10 +264,11 @@ def test_a_pipeline_prunes_trains_quantizes_trains_and_exports(
     (tmp_path / "pipeline.yaml").write_text(
         f"folder: {tmp_path / 'run'}\nmodel: {NET}\nlatency: {{seconds: 0.1}}\n"
         "stream: {dataset: 'tests.unit.test_prune_stage:data', batch_size: 16, parts: {train: [0, "
-        "48], validation: [48, 64]}}\nmetric: tests.unit.test_prune_stage:loss_of\nstages:\n"
+        "40], validation: [40, 52], test: [52, 64]}}\n"
+        "metric: tests.unit.test_prune_stage:loss_of\nstages:\n"
         f"  - {{stage: prune, remove: 0.3}}\n  - {{stage: distil, {learned}}}\n"
         f"  - {{stage: quantize}}\n  - {{stage: distil, name: tune, {learned}}}\n"
-        "  - {stage: export}\n"
+        "  - {stage: diagnose, validation: 8}\n  - {stage: export}\n"
     )
     app(["compress", str(tmp_path / "pipeline.yaml")], standalone_mode=False)
     said = capsys.readouterr().out
@@ -274,9 +276,22 @@ def test_a_pipeline_prunes_trains_quantizes_trains_and_exports(
     assert [name for name, line in lines.items() if "simulates integers" in line] == [
         "quantize",
         "tune",
+        "diagnose",
         "export",
     ]
-    folder = tmp_path / "run" / "5-export"
+    assert re.search(r"test part, int8: goodness -?\d", said)
+    assert re.search(r"test part, int8: agrees with the result on \d+.\d+% of 12 samples", said)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert set(summary["test"]) == {"original", "result", "int8"}
+    assert summary["test"]["int8"]["goodness"] == pytest.approx(
+        summary["test"]["result"]["goodness"], rel=0.05
+    )
+    assert summary["exported"]["int8"]["samples"] == 12
+    assert summary["exported"]["int8"]["kl"] < 0.01
+    page = (tmp_path / "run" / "report.html").read_text()
+    for part in ("agrees with the model that rounds", "file of integers", "what is rounded"):
+        assert part in page
+    folder = tmp_path / "run" / "6-export"
     assert (folder / "model.int8.onnx").exists()
     report = json.loads((folder / "report.json").read_text())
     assert report["figures"]["int8"]["latency"]["runtime"] == "onnxruntime"

@@ -12,10 +12,10 @@ from torch import nn
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.prune.curves import RATIOS, Sensitivity, points_to_measure
 from pantheon.compress.prune.groups import Structure
-from pantheon.compress.prune.measuring import KL, Worth, worth_of
 from pantheon.compress.prune.ranking import Ranking, chosen, digest
 from pantheon.compress.run_folder import read_json, write_json
 from pantheon.compress.stage import Work
+from pantheon.compress.worth import KL, Worth, worth_of
 from pantheon.errors import ConfigError
 
 FILE = "sensitivity.json"

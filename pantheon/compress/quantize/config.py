@@ -58,3 +58,17 @@ class QuantizeConfig(Section):
     only: list[str] = Field(default_factory=list)
     keep: list[str] = Field(default_factory=list)
     mixed: dict[str, MixedConfig] = Field(default_factory=dict)
+
+
+class DiagnoseConfig(Section):
+    """A stage that measures what the rounding of each layer costs, and leaves the model as it is.
+
+    Divergence from the teachers (of the model without rounding, where there are none) and the
+    metric `by` are read on samples of the `validation` part.
+    """
+
+    stage: Literal["diagnose"]
+    name: Name | None = None
+    by: str | None = None
+    lower_is_better: bool = False
+    validation: PositiveInt | None = 1000

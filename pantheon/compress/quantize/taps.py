@@ -58,6 +58,13 @@ class Taps(nn.Module):
         """All sites."""
         return set(self._place)
 
+    def places(self) -> list[tuple[Site, ...]]:
+        """The sites of each module, in the order of `each`."""
+        found: list[list[Site]] = [[] for _ in self.each]
+        for site, place in self._place.items():
+            found[place].append(site)
+        return [tuple(sites) for sites in found]
+
     def by_site(self) -> dict[Site, nn.Module]:
         """The module of each site."""
         return {site: self.each[place] for site, place in self._place.items()}

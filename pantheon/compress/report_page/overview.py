@@ -19,7 +19,7 @@ from pantheon.compress.report_page.section import (
     texts,
 )
 
-ELSEWHERE = ("pruning", "sparsity")
+ELSEWHERE = ("pruning", "sparsity", "quantization", "diagnosis", "int8")
 """Figures that have a panel of their own."""
 
 

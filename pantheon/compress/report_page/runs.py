@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from pantheon.compress import report, run_folder
-from pantheon.compress.report import Figures, StageReport
+from pantheon.compress.report import Figures, Likeness, StageReport
 from pantheon.compress.run_folder import RunFolder
 from pantheon.errors import ConfigError, StoreError
 from pantheon.quote import quoted
@@ -31,6 +31,7 @@ class Run:
         original: the model that went in; None while it is not measured.
         stages: reports of the stages that are done, in order.
         test: the metrics on the test part by model; empty without one.
+        exported: how alike files of integers and the last model answer there.
         finished: whether all was done.
         planned: how many stages were asked for; 0 if that is not known.
         begun: the folder of a stage that began and is not done; empty without one.
@@ -42,6 +43,7 @@ class Run:
     original: Figures | None = None
     stages: Sequence[StageReport] = ()
     test: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    exported: Mapping[str, Likeness] = field(default_factory=dict)
     finished: bool = True
     planned: int = 0
     begun: str = ""
@@ -76,7 +78,8 @@ def load_run(path: Path) -> Run:
         asked=asked,
         original=_original(figures, stages),
         stages=stages,
-        test=_test(kept.summary) if kept.summary.exists() else {},
+        test=_summed(kept.summary, "test", dict[str, dict[str, float]]),
+        exported=_summed(kept.summary, "exported", dict[str, Likeness]),
         finished=kept.summary.exists(),
         planned=len(plan) if isinstance(plan, list) else 0,
         begun=begun,
@@ -120,10 +123,9 @@ def _original(path: Path, stages: Sequence[StageReport]) -> Figures | None:
     return stages[0].before if stages else None
 
 
-def _test(path: Path) -> dict[str, dict[str, float]]:
-    values = _read(path).get("test", {})
-    found: dict[str, dict[str, float]] = _checked(dict[str, dict[str, float]], values, path)
-    return found
+def _summed(path: Path, key: str, kind: Any) -> Any:
+    """What a run came to in the end; empty while it is not finished."""
+    return _checked(kind, _read(path).get(key, {}), path) if path.exists() else {}
 
 
 def _versioned(path: Path, version: int) -> dict[str, Any]:

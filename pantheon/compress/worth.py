@@ -76,7 +76,7 @@ def worth_of(
     """
     part = work.parts.validation
     if part is None:
-        raise ConfigError("sensitivity is measured on the validation part; name one in parts")
+        raise ConfigError("models are measured on the validation part; name one in parts")
     count = samples or sum(int(batch.mask.sum()) for batch in part.samples())
     stream = part.slice(count, SEED)
     if by is None:
@@ -85,7 +85,7 @@ def worth_of(
         measure = _divergence(stream, whole, work.agreement, torch.device(work.device))
         return Worth(KL, count, measure)
     if work.metric is None:
-        raise ConfigError(f"sensitivity by {by!r} needs a metric; name one, or measure by kl")
+        raise ConfigError(f"measuring by {by!r} needs a metric; name one, or measure by kl")
     return Worth(by, count, _metric(work.metric, stream, by), lower)
 
 
@@ -93,7 +93,7 @@ def _metric(metric: Metric, stream: KnowledgeStream, by: str) -> Callable[[nn.Mo
     def measure(model: nn.Module) -> float:
         found = read_metric(metric, model, stream)
         if by not in found:
-            raise ConfigError(f"sensitivity by {by!r}: the metric answers {', '.join(found)}")
+            raise ConfigError(f"measuring by {by!r}: the metric answers {', '.join(found)}")
         return found[by]
 
     return measure
