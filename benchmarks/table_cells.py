@@ -60,8 +60,9 @@ class Table:
         """The cells that a cell begins with or learns from."""
         if row == "B" or row in self.spec["teachers"]:
             return []
-        taught = self.spec["rows"].get(row, {}).get("teachers", ())
-        return [("B", seed), *((teacher, 0) for teacher in taught)]
+        asked = self.spec["rows"].get(row, {})
+        taught = asked.get("teachers", ())
+        return [(asked.get("from", "B"), seed), *((teacher, 0) for teacher in taught)]
 
     def pipeline(self, row: str, seed: int) -> dict[str, Any]:
         """The pipeline of a cell."""
@@ -91,11 +92,11 @@ class Table:
             return made | _model(asked) | trained
         if row == "B":
             return made | _model(spec["student"]) | self._train(cross_entropy, spec["E"], {})
-        made["artifact"] = str(self.folder("B", seed))
+        asked = spec["rows"].get(row, {})
+        made["artifact"] = str(self.folder(asked.get("from", "B"), seed))
         if row in ("B+", "plateau"):
             more = (spec["E"] + spec["F"]) // 2 if row == "plateau" else 0
             return made | self._train(cross_entropy, spec["F"] + more, spec["tune"])
-        asked = spec["rows"][row]
         taught = asked.get("teachers", ())
         if taught:
             made["stream"]["teachers"] = {t: str(self._knowledge(t)) for t in taught}
@@ -105,10 +106,15 @@ class Table:
         if asked.get("scratch"):
             trained = self._train(losses, spec["E"] + spec["F"], {})
         else:
-            trained = self._train(losses, asked.get("epochs", spec["F"]), spec["tune"])
+            tuned = spec["tune"] | asked.get("train", {})
+            trained = self._train(losses, asked.get("epochs", spec["F"]), tuned)
         before = [{"stage": "prune", **asked["prune"]}] if "prune" in asked else []
         before += [FRESH] if asked.get("scratch") else []
-        return made | {"stages": [*before, *trained["stages"]]}
+        if "quantize" not in asked:
+            return made | {"stages": [*before, *trained["stages"]]}
+        before += [{"stage": "quantize", **asked["quantize"]}]
+        after = trained["stages"] if asked["epochs"] else []
+        return made | {"stages": [*before, *after, {"stage": "export"}]}
 
     def _common(self, seed: int) -> dict[str, Any]:
         return {
@@ -145,7 +151,19 @@ class Table:
         Raises:
             SystemExit: a record of a cell that table.yaml no longer describes.
         """
-        path = self.results / f"{row}-{seed}.json"
+        return self._read(row, seed, self.results / f"{row}-{seed}.json")
+
+    def record_from(self, row: str, seed: int, weights: str) -> dict[str, Any] | None:
+        """A finished cell that began with these weights of B; None if there is none."""
+        paths = [self.results / f"{row}-{seed}.json", self._other(row, seed, weights)]
+        found = (self._read(row, seed, path) for path in paths)
+        return next((each for each in found if each and root_of(each) == weights), None)
+
+    def _other(self, row: str, seed: int, weights: str) -> Path:
+        """The record of a cell that was run again and began with other weights of B."""
+        return self.results / f"{row}-{seed}@{weights[:8]}.json"
+
+    def _read(self, row: str, seed: int, path: Path) -> dict[str, Any] | None:
         if not path.exists():
             return None
         found: dict[str, Any] = json.loads(path.read_text())
@@ -177,8 +195,9 @@ class Table:
     def run(self, row: str, seed: int) -> None:
         """Train a cell, or go on with it, and write its record.
 
-        A record that there was stays as it is. Where the cell came to other weights than that tells
-        of, as on another machine, records of what begins with it say so.
+        A record that there was stays as it is. Where the cell began with other weights of B than
+        that did, or is a B of other weights, as on another machine, it has a record of its own, so
+        that what begins there is compared with what began there.
         """
         folder = self.folder(row, seed)
         made, path = self.pipeline(row, seed), self.home / f"{folder}.yaml"
@@ -188,9 +207,12 @@ class Table:
             self._pantheon("compress", str(path), "--resume", log=log)
             if row in self.spec["teachers"]:
                 self._dump(row, log)
-        if self.record(row, seed) is None:
-            self.results.mkdir(parents=True, exist_ok=True)
-            write_json(self.results / f"{row}-{seed}.json", self._made(row, seed, made))
+        self.results.mkdir(parents=True, exist_ok=True)
+        found, before = self._made(row, seed, made), self.record(row, seed)
+        if before is None:
+            write_json(self.results / f"{row}-{seed}.json", found)
+        elif row not in self.spec["teachers"] and root_of(found) != root_of(before):
+            write_json(self._other(row, seed, root_of(found)), found)
 
     def _teacher(self, teacher: str) -> dict[str, Any]:
         """How a teacher is asked."""
@@ -224,7 +246,7 @@ class Table:
         return str(self._report(row, seed)["digest"])
 
     def _report(self, row: str, seed: int, stage: int | None = None) -> dict[str, Any]:
-        """What a stage of a cell came to; by default the training."""
+        """What a stage of a cell came to, by its number; by default the last."""
         stages = self._described(row, seed)["stages"]
         number = len(stages) if stage is None else stage
         name = stages[number - 1].get("name", stages[number - 1]["stage"])
@@ -234,28 +256,43 @@ class Table:
 
     def _made(self, row: str, seed: int, made: Mapping[str, Any]) -> dict[str, Any]:
         """What a finished cell came to."""
-        folder = self.home / made["folder"]
-        report = self._report(row, seed)
-        test = json.loads((folder / "summary.json").read_text())["test"]["result"]
-        history = enumerate(report["history"], 1)
+        folder, last = self.home / made["folder"], self._report(row, seed)
+        summary = json.loads((folder / "summary.json").read_text())
+        # What is told of a model that was exported as integers is what these answer.
+        test = summary["test"].get("int8", summary["test"]["result"])
+        trained = [n for n, s in enumerate(made["stages"], 1) if s["stage"] == "distil"]
+        report = self._report(row, seed, trained[-1]) if trained else {}
+        history: list[dict[str, Any]] = report.get("history", [])
+        epochs = made["stages"][trained[-1] - 1]["epochs"] if trained else 0
         return {
             "row": row,
             "seed": seed,
             "cell": self.digest(row, seed),
             "top1": test["top1"],
             "regions": [test[f"region_{i}"] for i in range(len(test) - 1)],
-            "validation": {n: e["metrics"]["top1"] for n, e in history if e["metrics"]},
-            "losses": report["history"][-1]["losses"],
-            "after": report["after"],
-            "epochs": made["stages"][-1]["epochs"],
-            "samples": report["samples"],
-            "seconds": sum(epoch["seconds"] for epoch in report["history"]),
-            "digest": report["digest"],
-            "from": {need: self._weights(need, s) for need, s in self.needs(row, seed)},
+            "validation": {
+                n: e["metrics"]["top1"] for n, e in enumerate(history, 1) if e["metrics"]
+            },
+            "losses": history[-1]["losses"] if history else {},
+            "after": last["after"],
+            "epochs": epochs,
+            "samples": report.get("samples", 0),
+            "seconds": sum(epoch["seconds"] for epoch in history),
+            "digest": last["digest"],
+            "from": self._began(row, seed),
             "torch": str(torch.__version__),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {self.device}",
             **self._cut(row, seed),
+            **_integers(last, summary),
         }
+
+    def _began(self, row: str, seed: int) -> dict[str, str]:
+        """The digests of the weights that a cell began with or learned from, and of what these
+        did."""
+        found: dict[str, str] = {}
+        for need, own in self.needs(row, seed):
+            found |= self._began(need, own) | {need: self._weights(need, own)}
+        return found
 
     def _cut(self, row: str, seed: int) -> dict[str, Any]:
         """What a row had come to when it was cut, before it was trained; on the validation part."""
@@ -273,6 +310,27 @@ class Table:
             raise RuntimeError(f"{' '.join(command)} failed; {log.name} says why")
 
 
+def _integers(last: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of the file of integers that a row was exported to."""
+    if "int8" not in last["figures"]:
+        return {}
+    told, result = last["figures"]["int8"], summary["test"]["result"]
+    return {
+        "int8": {
+            "bytes": told["bytes"],
+            "float_bytes": last["figures"]["bytes"],
+            "float_operators": told["float_operators"],
+            "agreement": summary["exported"]["int8"]["agreement"],
+            "simulated": result["top1"],
+        }
+    }
+
+
+def root_of(record: Mapping[str, Any]) -> str:
+    """The digest of the weights of B that a cell began with; of B, its own."""
+    return str(record["from"].get("B", record["digest"]))
+
+
 def _deciding(dataset_args: Mapping[str, Any]) -> dict[str, Any]:
     """Those that say what the views are, not where they are kept."""
     return {name: args for name, args in dataset_args.items() if name not in ("hold", "cache")}
@@ -286,12 +344,32 @@ def _model(of: Mapping[str, Any]) -> dict[str, Any]:
     return {"model": of["model"], "model_args": of["model_args"]}
 
 
+def records(table: Table, row: str) -> dict[int, dict[str, Any]]:
+    """A row's finished seeds."""
+    parts = (path.stem.rpartition("-") for path in sorted(table.results.glob(f"{row}-*.json")))
+    seeds = [int(seed) for name, _, seed in parts if name == row and seed.isdecimal()]
+    found = {seed: table.record(row, seed) for seed in seeds}
+    return {seed: record for seed, record in found.items() if record}
+
+
 def accuracies(table: Table, row: str) -> dict[int, list[float]]:
     """Accuracy by region of a row's finished seeds."""
-    paths = sorted(table.results.glob(f"{row}-*.json"))
-    seeds = [int(p.stem.rpartition("-")[2]) for p in paths if p.stem.rpartition("-")[0] == row]
-    found = {seed: table.record(row, seed) for seed in seeds}
-    return {seed: record["regions"] for seed, record in found.items() if record}
+    return {seed: record["regions"] for seed, record in records(table, row).items()}
+
+
+def pairs(
+    table: Table, row: str, baseline: str
+) -> dict[int, tuple[dict[str, Any], dict[str, Any]]]:
+    """A row and its baseline, by the seeds that both have.
+
+    The baseline is one that began with the same weights, where there is one.
+    """
+    found = {}
+    for seed, ours in records(table, row).items():
+        theirs = table.record_from(baseline, seed, root_of(ours)) or table.record(baseline, seed)
+        if theirs is not None:
+            found[seed] = ours, theirs
+    return found
 
 
 def difference(
@@ -302,13 +380,12 @@ def difference(
     Args:
         photographs: whether regions of one photograph count as one sample of what there could be.
     """
-    ours, theirs = accuracies(table, row), accuracies(table, baseline)
-    seeds = sorted(ours.keys() & theirs.keys())
-    if len(seeds) < 2:
+    both = pairs(table, row, baseline).values()
+    if len(both) < 2:
         return None
     pair: tuple[Accuracies, Accuracies] = (
-        np.array([ours[s] for s in seeds]),
-        np.array([theirs[s] for s in seeds]),
+        np.array([ours["regions"] for ours, _ in both]),
+        np.array([theirs["regions"] for _, theirs in both]),
     )
     found = regions(len(pair[0][0]))
     return compare(*pair, [region.photograph for region in found] if photographs else None)
@@ -316,14 +393,8 @@ def difference(
 
 def apart(table: Table, row: str, baseline: str) -> list[int]:
     """The seeds in which a row did not begin with the weights that the baseline did."""
-    found = []
-    for seed in sorted(accuracies(table, row).keys() & accuracies(table, baseline).keys()):
-        ours, theirs = table.record(row, seed), table.record(baseline, seed)
-        assert ours is not None
-        assert theirs is not None
-        if ours["from"]["B"] != theirs["from"].get("B", theirs["digest"]):
-            found.append(seed)
-    return found
+    both = pairs(table, row, baseline).items()
+    return [seed for seed, (ours, theirs) in both if root_of(ours) != root_of(theirs)]
 
 
 def better(table: Table) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from benchmarks.paired import Difference
-from benchmarks.table_cells import Table, accuracies, apart, better, difference
+from benchmarks.table_cells import Table, accuracies, apart, better, difference, pairs, records
 from examples.vision.data import patches
 from examples.vision.regions import regions
 
@@ -42,6 +44,7 @@ def write(table: Table) -> None:
     lines = [_head(table)]
     lines += [*_accuracies(table), "", *_rows(table), "", *_teachers(table), *_plateau(table)]
     lines += _cuts(table)
+    lines += _integers(table)
     lines += [f"- {note}" for note in table.spec.get("notes", ())]
     if _picture(table):
         lines += ["", "![Accuracy of every row and seed](results.png)"]
@@ -87,7 +90,7 @@ def _accuracies(table: Table) -> list[str]:
         after = one["after"]
         lines.append(
             f"| {row} | {len(found)} | {np.mean(means):.2f}{sd} | {after['macs'] / 1e6:.2f} | "
-            f"{after['parameters']:,} | {after['bytes'] / 1e3:.0f} |"
+            f"{after['parameters']:,} | {one.get('int8', after)['bytes'] / 1e3:.0f} |"
         )
     return lines
 
@@ -105,11 +108,27 @@ def _rows(table: Table) -> list[str]:
         told = [f"{_interval(d)} | {_verdict(table, row, d, target)}" for d in every]
         goal = "none: a control" if target is None else f"{target:+}"
         lines.append(f"| {row} | {_told(every[0])} | {goal} | {' | '.join(told)} |")
+    for row in table.rows:
+        if said := _baseline(table, row, baseline):
+            lines += ["", said]
     for row, other in (*((row, baseline) for row in table.rows), ("plateau", "B+")):
         if seeds := apart(table, row, other):
             which = ", ".join(map(str, seeds))
             lines += ["", f"{row} began with other weights than {other} in seeds {which}."]
     return lines
+
+
+def _baseline(table: Table, row: str, baseline: str) -> str:
+    """What a row is compared with, where that is not what the table has of the baseline."""
+    both = pairs(table, row, baseline)
+    other = {s: t for s, (_, t) in both.items() if t != table.record(baseline, s)}
+    if not other:
+        return ""
+    mean = np.mean([record["top1"] for record in other.values()])
+    return (
+        f"{row} began with weights of B that were trained on another machine, and is compared with "
+        f"a {baseline} that did: {mean:.2f} over seeds {', '.join(map(str, other))}."
+    )
 
 
 def _verdict(table: Table, row: str, found: Difference | None, target: float | None) -> str:
@@ -163,8 +182,8 @@ def _plateau(table: Table) -> list[str]:
 
 def _cuts(table: Table) -> list[str]:
     """What rows had come to when they were cut, before they were trained."""
-    found = {row: _cut(table, row) for row in table.rows if "prune" in table.spec["rows"][row]}
-    cut = {row: values for row, values in found.items() if values}
+    rows = [row for row in table.rows if "prune" in table.spec["rows"][row]]
+    cut = {row: values for row in rows if (values := _cut(table, row))}
     if not cut:
         return []
     lines = [
@@ -174,14 +193,55 @@ def _cuts(table: Table) -> list[str]:
         "| row | seeds | M MACs | top-1, mean ± sd |",
         "|---|---|---|---|",
     ]
-    for row, records in cut.items():
-        tops = [record["metric"]["top1"] for record in records]
+    for row, found in cut.items():
+        tops = [record["metric"]["top1"] for record in found]
         sd = f" ± {np.std(tops, ddof=1):.2f}" if len(tops) > 1 else ""
-        macs = np.mean([record["macs"] for record in records]) / 1e6
+        macs = np.mean([record["macs"] for record in found]) / 1e6
         lines.append(f"| {row} | {len(tops)} | {macs:.2f} | {np.mean(tops):.2f}{sd} |")
     for row in cut:
         lines += _beside(table, row)
     return [*lines, ""]
+
+
+def _integers(table: Table) -> list[str]:
+    """What rows came to that are computed with integers."""
+    rows = [row for row in table.rows if "quantize" in table.spec["rows"][row]]
+    done: dict[str, list[tuple[int, dict[str, Any]]]]
+    done = {row: list(every.items()) for row in rows if (every := records(table, row))}
+    if not done:
+        return []
+    lines = [
+        "",
+        "Rows of integers are what ONNX Runtime answers for the exported file over the whole test "
+        "part, beside the model that rounds in torch. Sizes are those of the files, beside that of "
+        "B's weights; operators are those that are left with real numbers.",
+        "",
+        "| row | seeds | top-1, integers | top-1, rounding in torch | they agree on | size | asked "
+        "for | real operators |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row, every in done.items():
+        told = [record["int8"] for _, record in every]
+        sizes = [_size(table, seed, record) for seed, record in every]
+        asked = table.spec["rows"][row].get("size")
+        verdict = "" if asked is None else "**met**" if max(sizes) <= asked else "**missed**"
+        agreed = [100 * each["agreement"] for each in told]
+        kinds = Counter(name.split(" of ")[0] for name in told[0]["float_operators"])
+        left = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        lines.append(
+            f"| {row} | {len(every)} | {np.mean([r['top1'] for _, r in every]):.2f} | "
+            f"{np.mean([each['simulated'] for each in told]):.2f} | "
+            f"{min(agreed):.2f} to {max(agreed):.2f} % | {np.mean(sizes):+.2f} % | "
+            f"{'' if asked is None else f'{asked:+} %: {verdict}'} | {left} |"
+        )
+    return [*lines, ""]
+
+
+def _size(table: Table, seed: int, record: Mapping[str, Any]) -> float:
+    """How much larger a row's file of integers is than B's weights, in percent."""
+    base = table.record("B", seed)
+    assert base is not None
+    return 100 * (float(record["int8"]["bytes"]) / float(base["after"]["bytes"]) - 1)
 
 
 def _beside(table: Table, row: str) -> list[str]:

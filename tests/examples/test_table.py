@@ -86,6 +86,77 @@ def test_a_row_has_its_own_number_of_seeds(pruned: dict[str, Any], tmp_path: Pat
     assert len([cell for cell in cells if cell[0] == "random"]) == 2
 
 
+@pytest.fixture
+def quantized(spec: dict[str, Any]) -> dict[str, Any]:
+    """With rows of integers: of another row's result, and trained through the rounding."""
+    del spec["rows"]["distil-1"], spec["teachers"]["resnet"]
+    spec["rows"] |= {
+        "ptq": {"from": "B+", "epochs": 0, "quantize": {}, "target": -5.0, "size": -50},
+        "qat": {"epochs": 1, "quantize": {"thresholds": "dynamic"}, "train": {"lr": 0.003}},
+    }
+    return spec
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_rows_of_integers_are_what_the_file_answers(
+    quantized: dict[str, Any], tmp_path: Path
+) -> None:
+    table = _table(quantized, tmp_path)
+    (tmp_path / "docs").mkdir()
+    cells = [(row, seed) for row in ("B", "B+", "ptq", "qat") for seed in range(2)]
+    assert set(table.missing()) - set(cells) == {("plateau", 0), ("plateau", 1)}
+    for cell in cells:
+        table.run(*cell)
+    for row, operators in (("ptq", []), ("qat", ["Relu"])):
+        record = table.record(row, 0)
+        assert record is not None
+        summary = json.loads((tmp_path / table.folder(row, 0) / "summary.json").read_text())
+        told = record["int8"]
+        assert record["top1"] == summary["test"]["int8"]["top1"]
+        assert told["simulated"] == summary["test"]["result"]["top1"]
+        assert told["agreement"] == summary["exported"]["int8"]["agreement"]
+        kinds = {name.split(" of ")[0] for name in told["float_operators"]}
+        assert kinds == {*operators, "ReduceMean"}
+    assert set(table.record("ptq", 0)["from"]) == {"B", "B+"}  # type: ignore[index]
+    write(table)
+    page = (tmp_path / "docs" / "results.md").read_text()
+    assert re.search(r"\| ptq \| 2 \| .* % \| -\d+.\d+ % \| -50 %: \*\*\w+\*\* \| 1 Reduce", page)
+    assert "trained on another machine" not in page
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_rows_are_compared_with_what_began_with_the_same_weights(
+    quantized: dict[str, Any], tmp_path: Path
+) -> None:
+    del quantized["rows"]["qat"]
+    table = _table(quantized, tmp_path)
+    (tmp_path / "docs").mkdir()
+    for seed in range(2):
+        elsewhere = f"{seed}" * 64  # As it would have come out on another machine.
+        for row, where in (("B", "digest"), ("B+", "from")):
+            table.run(row, seed)
+            path = table.results / f"{row}-{seed}.json"
+            record = json.loads(path.read_text())
+            record[where] = elsewhere if where == "digest" else {"B": elsewhere}
+            path.write_text(json.dumps(record))
+        for row in ("B", "B+", "ptq"):
+            table.run(row, seed)
+        ptq = table.record("ptq", seed)
+        assert ptq is not None
+        own = table.record_from("B+", seed, ptq["from"]["B"])
+        assert own is not None
+        assert own["from"]["B"] == ptq["from"]["B"] != elsewhere
+        other = table.record("B+", seed)
+        assert other is not None
+        assert other["from"]["B"] == elsewhere, "the first record stays"
+    assert apart(table, "ptq", "B+") == []
+    write(table)
+    page = (tmp_path / "docs" / "results.md").read_text()
+    assert "ptq began with weights of B that were trained on another machine, and is comp" in page
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_pruned_rows_are_told_before_and_after_training(
