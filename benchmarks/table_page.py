@@ -206,8 +206,7 @@ def _cuts(table: Table) -> list[str]:
 def _integers(table: Table) -> list[str]:
     """What rows came to that are computed with integers."""
     rows = [row for row in table.rows if "quantize" in table.spec["rows"][row]]
-    done: dict[str, list[tuple[int, dict[str, Any]]]]
-    done = {row: list(every.items()) for row in rows if (every := records(table, row))}
+    done = {row: found for row in rows if (found := records(table, row))}
     if not done:
         return []
     lines = [
@@ -221,15 +220,15 @@ def _integers(table: Table) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row, every in done.items():
-        told = [record["int8"] for _, record in every]
-        sizes = [_size(table, seed, record) for seed, record in every]
+        told = [record["int8"] for record in every.values()]
+        sizes = [_size(table, seed, record) for seed, record in every.items()]
         asked = table.spec["rows"][row].get("size")
         verdict = "" if asked is None else "**met**" if max(sizes) <= asked else "**missed**"
         agreed = [100 * each["agreement"] for each in told]
         kinds = Counter(name.split(" of ")[0] for name in told[0]["float_operators"])
         left = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         lines.append(
-            f"| {row} | {len(every)} | {np.mean([r['top1'] for _, r in every]):.2f} | "
+            f"| {row} | {len(every)} | {np.mean([r['top1'] for r in every.values()]):.2f} | "
             f"{np.mean([each['simulated'] for each in told]):.2f} | "
             f"{min(agreed):.2f} to {max(agreed):.2f} % | {np.mean(sizes):+.2f} % | "
             f"{'' if asked is None else f'{asked:+} %: {verdict}'} | {left} |"
