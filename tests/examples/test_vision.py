@@ -1,4 +1,4 @@
-"""The example of vision, shortened: one command trains, serves, dumps, distils, prunes, exports."""
+"""The example of vision, shortened: one command from training teachers to an exported file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import onnx
@@ -17,9 +18,10 @@ from tests.examples.readme import ROOT
 SMALL = "{hold: true, cache: runs/vision/patches, classes: 4, train: 24, validation: 8, test: 8}"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with the example, of few classes, views and epochs."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the example, of few classes, views and epochs; teachers are trained once."""
+    tmp_path = tmp_path_factory.mktemp("vision")
     (tmp_path / "examples").mkdir()
     (tmp_path / "examples" / "__init__.py").touch()
     (tmp_path / "examples" / "vision").mkdir()
@@ -33,17 +35,17 @@ def folder(tmp_path: Path) -> Path:
         text = re.sub(r"epochs: \d+", "epochs: 1", text).replace("batch_size: 64", "batch_size: 32")
         text = text.replace("every: 100", "every: 2")
         text = text.replace("validation: 1000", "validation: 16, ratios: [0.3, 0.6]")
+        text = text.replace("stage: diagnose", "stage: diagnose\n    validation: 16")
         (tmp_path / "examples" / "vision" / path.name).write_text(
             text + ("threads: 1\nlatency: {seconds: 0.1}\n" if "stages:" in text else "")
         )
     return tmp_path
 
 
-@pytest.mark.timeout(280)
-def test_one_command_distils_from_two_teachers_prunes_and_exports(folder: Path) -> None:
-    command = [sys.executable, "-m", "pantheon", "compress", "examples/vision/prune.yaml"]
+def compress(folder: Path, pipeline: str) -> str:
+    """What the command says of a pipeline of the example."""
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", "pantheon", "compress", f"examples/vision/{pipeline}"],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -51,6 +53,12 @@ def test_one_command_distils_from_two_teachers_prunes_and_exports(folder: Path) 
         timeout=270,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.timeout(280)
+def test_one_command_distils_from_two_teachers_prunes_and_exports(folder: Path) -> None:
+    compress(folder, "prune.yaml")
     run = folder / "runs" / "vision" / "distil"
     report = json.loads((run / "1-distil" / "report.json").read_text())
     assert report["samples"] == 4 * 24
@@ -69,3 +77,25 @@ def test_one_command_distils_from_two_teachers_prunes_and_exports(folder: Path) 
     assert (table["by"], table["samples"], len(table["points"])) == ("kl", 16, 14)
     assert 0.45 < last["after"]["macs"] / first["before"]["macs"] < 0.55
     onnx.checker.check_model(onnx.load(pruned / "3-export" / "model.onnx"))
+
+
+@pytest.mark.timeout(280)
+def test_one_command_goes_the_whole_way_to_integers(folder: Path) -> None:
+    said = compress(folder, "pipeline.yaml")
+    run = folder / "runs" / "vision" / "pipeline"
+    stages = ("1-distil", "2-prune", "3-recover", "4-quantize", "5-tune", "6-diagnose", "7-export")
+    reports = {name: json.loads((run / name / "report.json").read_text()) for name in stages}
+    assert 0.45 < reports["2-prune"]["after"]["macs"] / reports["1-distil"]["after"]["macs"] < 0.55
+    assert reports["5-tune"]["history"][0]["losses"].keys() == {"kl", "cross_entropy"}
+    assert reports["6-diagnose"]["figures"]["diagnosis"]["by"] == ["kl", "top1"]
+    kinds = Counter(
+        node.op_type for node in onnx.load(run / "7-export" / "model.int8.onnx").graph.node
+    )
+    assert kinds["QuantizeLinear"] > 20
+    told = reports["7-export"]["figures"]["int8"]["float_operators"]
+    assert [each.split(" of ")[0] for each in told] == ["ReduceMean"]
+    summary = json.loads((run / "summary.json").read_text())
+    assert set(summary["test"]) == {"original", "result", "int8"}
+    assert "test part, int8: agrees with the result on" in said
+    page = (run / "report.html").read_text()
+    assert all(part in page for part in ("Pruning", "Quantization", "with one layer rounded"))
