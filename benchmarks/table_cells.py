@@ -185,10 +185,11 @@ class Table:
             if cell not in found and self.record(*cell) is None:
                 found.add(cell)
             if cell in found:
-                found.update(need for need in self.needs(*cell) if not self._is_here(*need))
+                found.update(need for need in self.needs(*cell) if not self.is_here(*need))
         return [cell for cell in cells if cell in found]
 
-    def _is_here(self, row: str, seed: int) -> bool:
+    def is_here(self, row: str, seed: int) -> bool:
+        """Whether a cell was run here, so that others can begin with it or learn from it."""
         taught = row not in self.spec["teachers"] or self._dumped(row).exists()
         return taught and (self.home / self.folder(row, seed) / "summary.json").exists()
 
