@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ from pantheon.compress.config import ExportConfig
 from pantheon.compress.inputs import called, fed
 from pantheon.compress.latency import latency_of
 from pantheon.compress.quantize.exported import float_operators
+from pantheon.compress.quantize.graph import exported, op_of, path_of
 from pantheon.compress.quantize.integers import write_integers
 from pantheon.compress.quantize.simulated import frozen, is_quantized, plain
 from pantheon.compress.quiet import quiet
@@ -111,21 +113,28 @@ class Export:
         return Outcome(artifact, samples=0, figures=figures, files=files)
 
     def write(self, model: nn.Module, inputs: Any, file: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, whole or not at all.
+
+        Raises:
+            CompressionError: an operator cannot be exported; it is named with its module.
+        """
         args, kwargs = called(inputs)
         partial = file.with_name(f".{file.name}.partial")
         shapes = _dynamic(inputs) if self.dynamic_batch else None
         with warnings.catch_warnings(), torch.no_grad(), quiet("torch.onnx"):
             warnings.simplefilter("ignore")  # of the exporter about its own insides
-            program = torch.onnx.export(
-                model,
-                args,
-                kwargs=kwargs,
-                dynamo=True,
-                opset_version=self.opset,
-                dynamic_shapes=shapes,
-                verbose=False,
-            )
+            try:
+                program = torch.onnx.export(
+                    model,
+                    args,
+                    kwargs=kwargs,
+                    dynamo=True,
+                    opset_version=self.opset,
+                    dynamic_shapes=shapes,
+                    verbose=False,
+                )
+            except Exception as error:  # whatever it meets in a model that it does not know
+                raise _unexported(error, model, inputs) from error
             if program is None:
                 raise ModelError("torch answered no ONNX program for this model")
             program.save(partial)
@@ -174,6 +183,31 @@ class Export:
             "bytes": file.stat().st_size,
             "latency": asdict(timed),
         }
+
+
+def _unexported(error: Exception, model: nn.Module, inputs: Any) -> CompressionError:
+    """What cannot be exported, and where it is.
+
+    Raises:
+        CompressionError: the model cannot even be followed.
+    """
+    said, cause = "", error
+    while cause is not None:
+        said, cause = said + str(cause), cause.__cause__  # type: ignore[assignment]
+    names = set(re.findall(r"No ONNX function found for <OpOverload\(op='\w+\.(\w+)'", said))
+    nodes = [node for node in exported(model, inputs).graph.nodes if op_of(node) in names]
+    if nodes:
+        where = ", ".join(
+            dict.fromkeys(f"{op_of(n)} of {path_of(n) or 'the model'}" for n in nodes)
+        )
+        return CompressionError(
+            f"the {type(model).__name__} cannot be exported to ONNX, which has no operator for "
+            f"{where}; replace it by operations that ONNX has"
+        )
+    told = next((line for line in str(error).splitlines() if line.strip()), "")
+    return CompressionError(
+        f"the {type(model).__name__} cannot be exported to ONNX: {type(error).__name__}: {told}"
+    )
 
 
 def _dynamic(inputs: Any) -> Any:

@@ -38,3 +38,35 @@ def test_the_latency_says_of_how_many_rows_it_is(tmp_path: Path, dynamic: bool, 
     stage, model, inputs = Export(dynamic_batch=dynamic), Two(1.0).eval(), torch.rand(4, 3)
     stage.write(model, inputs, tmp_path / "model.onnx")
     assert stage.verify(model, inputs, tmp_path / "model.onnx")["latency"]["rows"] == rows
+
+
+class Decomposed(nn.Module):
+    """An operation that ONNX does not have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = torch.linalg.qr(x)[0]
+        return answer
+
+
+class Choosing(nn.Module):
+    """What it does depends on what it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        (Decomposed(), r"ONNX, which has no operator for linalg_qr of 1\.0; replace"),
+        (Choosing(), r"torch.export cannot follow the Sequential within '1\.0': GuardOnData"),
+    ],
+)
+def test_an_operator_that_cannot_be_exported_is_named_with_its_module(
+    odd: nn.Module, said: str, tmp_path: Path
+) -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.Sequential(odd)).eval()
+    with pytest.raises(CompressionError, match=said):
+        Export().write(net, torch.randn(4, 4), tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,14 +35,36 @@ def exported(model: nn.Module, inputs: Any) -> torch.export.ExportedProgram:
     """
     args, kwargs = bound(model, *called(inputs))
     try:
-        with evaluating(model), warnings.catch_warnings():
+        with evaluating(model), warnings.catch_warnings(), _entered(model) as paths:
             warnings.simplefilter("ignore")  # of the exporter about its own insides
             return torch.export.export(model, args, kwargs)
     except Exception as error:  # whatever it meets in a model that it does not know
         told = next((line for line in str(error).splitlines() if line.strip()), "")
+        within = f" within {paths[-1]!r}" if paths else ""
         raise CompressionError(
-            f"torch.export cannot follow the {type(model).__name__}: {type(error).__name__}: {told}"
+            f"torch.export cannot follow the {type(model).__name__}{within}: "
+            f"{type(error).__name__}: {told}"
         ) from error
+
+
+@contextmanager
+def _entered(model: nn.Module) -> Iterator[list[str]]:
+    """Paths of the modules whose code runs, from the outermost; stays where one failed."""
+    paths: list[str] = []
+
+    def leave(*_: object) -> None:
+        paths.pop()
+
+    handles = []
+    for path, module in model.named_modules():
+        if path:
+            handles.append(module.register_forward_pre_hook(lambda *_, p=path: paths.append(p)))
+            handles.append(module.register_forward_hook(leave))
+    try:
+        yield paths
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def bound(
