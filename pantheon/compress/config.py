@@ -107,7 +107,8 @@ class ExportConfig(Section):
 
     `tolerance` bounds the largest absolute difference from torch's outputs; `integer_tolerance`
     that of a quantized model's integers from the model that rounds. With `freeze`, scales that a
-    quantized model finds at run time are fixed in the file, where they were in training.
+    quantized model finds at run time are fixed in the file, where they were in training. With
+    `openvino` the files are also compared and timed in OpenVINO, which has to be installed.
     """
 
     stage: Literal["export"]
@@ -118,6 +119,7 @@ class ExportConfig(Section):
     tolerance: PositiveFloat = 1e-3
     integer_tolerance: PositiveFloat = 0.2
     freeze: bool = False
+    openvino: bool = False
 
 
 class RunConfig(Section):

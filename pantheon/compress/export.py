@@ -5,31 +5,44 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.config import ExportConfig
-from pantheon.compress.inputs import called, fed
-from pantheon.compress.latency import latency_of
+from pantheon.compress.inputs import called
+from pantheon.compress.loaded import Loaded, answers, apart, compared
+from pantheon.compress.onnx_model import in_onnxruntime
+from pantheon.compress.openvino_runtime import float_layers, in_openvino
 from pantheon.compress.quantize.exported import float_operators
 from pantheon.compress.quantize.graph import exported, op_of, path_of
 from pantheon.compress.quantize.integers import write_integers
 from pantheon.compress.quantize.simulated import frozen, is_quantized, plain
 from pantheon.compress.quiet import quiet
 from pantheon.compress.stage import INTEGERS, Cost, Outcome, Phase, Work
-from pantheon.errors import CompressionError, ConfigError, ModelError
-from pantheon.training.objective import call_student
+from pantheon.errors import ConfigError, ModelError
+from pantheon.quote import quoted
 from pantheon.training.rehearsal import first_batch
 
 FILE, INTEGER_FILE = "model.onnx", "model.int8.onnx"
+
+ONNX = "onnx"
+"""What the stage calls the file with real numbers."""
+
+
+class _Written(NamedTuple):
+    """A file, what it is of, and how much its outputs may differ: by a fraction, or as much."""
+
+    file: Path
+    model: nn.Module
+    tolerance: float
+    allowed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +60,7 @@ class Export:
             nearly between two integers may go either way, and later layers add to that. What
             rounding changes by itself is allowed in any case.
         freeze: whether scales that are found at run time are fixed where they were in training.
+        openvino: whether OpenVINO has to answer as torch does, too, and is timed.
         name: of the stage.
 
     Raises:
@@ -58,6 +72,7 @@ class Export:
     tolerance: float = 1e-3
     integer_tolerance: float = 0.2
     freeze: bool = False
+    openvino: bool = False
     name: str = "export"
 
     phase: Phase = field(default="export", init=False)
@@ -70,6 +85,11 @@ class Export:
                 f"an export to ONNX needs {', '.join(missing)}, which is not installed; install "
                 "pantheon-kd[compress]"
             )
+        if self.openvino and find_spec("openvino") is None:
+            raise ConfigError(
+                f"stage {quoted(self.name)} is to run its files in OpenVINO, which is not "
+                "installed; install pantheon-kd[openvino], or set openvino to false"
+            )
 
     @classmethod
     def from_config(cls, config: ExportConfig) -> Export:
@@ -80,6 +100,7 @@ class Export:
             tolerance=config.tolerance,
             integer_tolerance=config.integer_tolerance,
             freeze=config.freeze,
+            openvino=config.openvino,
             name=config.name or "export",
         )
 
@@ -97,20 +118,49 @@ class Export:
         model = artifact.model.to("cpu").eval()
         if not work.ranks.first:
             return Outcome(artifact)
-        file, real = work.folder / FILE, plain(model) if is_quantized(model) else model
+        written = self._written(model, inputs, work.folder)
+        figures = self._figures(written, inputs)
+        if self.openvino:
+            figures["openvino"] = self._in_openvino(written, inputs)
+        files = {kind: each.file.name for kind, each in written.items()}
+        return Outcome(artifact, samples=0, figures=figures, files=files)
+
+    def _written(self, model: nn.Module, inputs: Any, folder: Path) -> dict[str, _Written]:
+        """The files, by what they are called among those that a stage left."""
+        file, real = folder / FILE, plain(model) if is_quantized(model) else model
         self.write(real, inputs, file)
-        figures, files = self.verify(real, inputs, file, self.tolerance), {"onnx": FILE}
+        written = {ONNX: _Written(file, real, self.tolerance)}
         if real is not model:
-            integers = work.folder / INTEGER_FILE
+            integers = folder / INTEGER_FILE
             model = frozen(model) if self.freeze else model
             write_integers(model, inputs, file, integers)
-            lost = _apart(_answers(model, inputs), _answers(real, inputs))
-            found = self.verify(model, inputs, integers, self.integer_tolerance, lost)
-            found["float_operators"] = [
-                f"{op} of {p or 'the model'}" for op, p in float_operators(integers)
-            ]
-            figures, files = figures | {INTEGERS: found}, files | {INTEGERS: INTEGER_FILE}
-        return Outcome(artifact, samples=0, figures=figures, files=files)
+            lost = apart(answers(model, inputs), answers(real, inputs))
+            written[INTEGERS] = _Written(integers, model, self.integer_tolerance, lost)
+        return written
+
+    def _figures(self, written: Mapping[str, _Written], inputs: Any) -> dict[str, Any]:
+        """What ONNX Runtime makes of the files; of that with real numbers at the top."""
+        found = {
+            kind: self.verify(each.model, inputs, each.file, each.tolerance, each.allowed)
+            | {"bytes": each.file.stat().st_size}
+            for kind, each in written.items()
+        }
+        if INTEGERS in found:
+            left = float_operators(written[INTEGERS].file)
+            found[INTEGERS]["float_operators"] = [f"{op} of {p or 'the model'}" for op, p in left]
+        return found.pop(ONNX) | found
+
+    def _in_openvino(self, written: Mapping[str, _Written], inputs: Any) -> dict[str, Any]:
+        """What OpenVINO makes of the files."""
+        found = {
+            kind: self.verify(
+                each.model, inputs, each.file, each.tolerance, each.allowed, in_openvino
+            )
+            for kind, each in written.items()
+        }
+        if INTEGERS in found:
+            found[INTEGERS]["float_layers"] = float_layers(written[INTEGERS].file)
+        return found
 
     def write(self, model: nn.Module, inputs: Any, file: Path) -> None:
         """Write the file, whole or not at all.
@@ -147,42 +197,21 @@ class Export:
         file: Path,
         tolerance: float | None = None,
         allowed: float = 0.0,
+        load: Callable[[Path], Loaded] = in_onnxruntime,
     ) -> dict[str, Any]:
-        """Compare the outputs of ONNX Runtime with torch's, and measure its latency.
+        """Compare the outputs of a runtime with torch's, and measure its latency.
 
         Args:
             tolerance: by default the stage's.
             allowed: a difference that is none whatever the tolerance.
+            load: has the runtime read the file.
 
         Raises:
             CompressionError: they differ by more than the tolerance.
         """
-        from onnxruntime import InferenceSession, SessionOptions
-
-        options = SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        session = InferenceSession(file, options, providers=["CPUExecutionProvider"])
-        feed = fed(inputs, [each.name for each in session.get_inputs()])
-        expected = _answers(model, inputs)
-        scale = float(np.max([np.abs(e).max() for e in expected])) or 1.0
-        worst = _apart(expected, session.run(None, feed))
         most = self.tolerance if tolerance is None else tolerance
-        if not worst <= max(most * scale, allowed):
-            raise CompressionError(
-                f"{file}: ONNX Runtime's outputs differ from torch's by {worst:.3g}, with outputs "
-                f"up to {scale:.3g}; expected at most {most:g} of that"
-            )
-        rows = 1 if self.dynamic_batch else len(next(iter(feed.values())))
-        some = {name: value[:rows] for name, value in feed.items()}
-        timed = latency_of(
-            lambda: session.run(None, some), runtime="onnxruntime", rows=rows, threads=1
-        )
-        return {
-            "largest_difference": worst,
-            "largest_output": scale,
-            "bytes": file.stat().st_size,
-            "latency": asdict(timed),
-        }
+        rows = 1 if self.dynamic_batch else None
+        return compared(load(file), model, inputs, most, allowed=allowed, rows=rows)
 
 
 def _unexported(error: Exception, model: nn.Module, inputs: Any) -> CompressionError:
@@ -219,22 +248,3 @@ def _dynamic(inputs: Any) -> Any:
         case tuple() | list():
             return tuple(rows for _ in inputs)
     return (rows,)
-
-
-def _answers(model: nn.Module, inputs: Any) -> list[Any]:
-    with torch.inference_mode():
-        return [tensor.float().numpy() for tensor in _tensors(call_student(model, inputs))]
-
-
-def _apart(expected: Sequence[Any], found: Sequence[Any]) -> float:
-    """The largest absolute difference; unlike Python's own maximum, NaN where one is."""
-    return float(np.max([np.abs(e - f).max() for e, f in zip(expected, found, strict=True)]))
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    match output:
-        case Mapping():
-            return [v for v in output.values() if isinstance(v, Tensor)]
-        case tuple() | list():
-            return [v for v in output if isinstance(v, Tensor)]
-    return [output]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pantheon.compress.inputs import fed
+from pantheon.compress.loaded import THREADS, Loaded
 
 
 def onnx_session(file: Path, threads: int = 1) -> Any:
@@ -19,6 +21,13 @@ def onnx_session(file: Path, threads: int = 1) -> Any:
     options = SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     return InferenceSession(file, options, providers=["CPUExecutionProvider"])
+
+
+def in_onnxruntime(file: Path) -> Loaded:
+    """Read a file with ONNX Runtime, for the CPU."""
+    session = onnx_session(file, THREADS)
+    names = [each.name for each in session.get_inputs()]
+    return Loaded(file, "onnxruntime", "ONNX Runtime", names, partial(session.run, None))
 
 
 class OnnxModel(nn.Module):
