@@ -37,10 +37,10 @@ import openvino_telemetry
 
 
 class Sides(nn.Module):
-    """Its inputs have names; the second output is one of them."""
+    """Its inputs have names, and columns by which they cannot be confused."""
 
     def forward(self, right: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
-        return right - left.sum(1, keepdim=True), left
+        return right - left.sum(1, keepdim=True), left * 2
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +97,14 @@ def test_an_output_that_differs_is_an_error(file: Path) -> None:
 def test_inputs_go_by_name_and_rows_are_open(load: Any, tmp_path: Path) -> None:
     inputs = {"left": torch.rand(4, 3), "right": torch.rand(4, 2)}
     Export().write(Sides().eval(), inputs, tmp_path / "model.onnx")
-    told = Export().verify(Sides().eval(), inputs, tmp_path / "model.onnx", load=load)
+    turned = dict(reversed(inputs.items()))
+    told = Export().verify(Sides().eval(), turned, tmp_path / "model.onnx", load=load)
     assert told["largest_difference"] < 1e-6
     loaded = load(tmp_path / "model.onnx")
+    assert list(loaded.names) == ["left", "right"]
     for rows in (1, 7, 2):
-        fed = {name: torch.ones(rows, 3 if "left" in name else 2).numpy() for name in loaded.names}
+        columns = {"left": 3, "right": 2}
+        fed = {name: torch.ones(rows, columns[name]).numpy() for name in reversed(loaded.names)}
         assert [answer.shape for answer in loaded.call(fed)] == [(rows, 2), (rows, 3)]
 
 
