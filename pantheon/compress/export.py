@@ -26,7 +26,7 @@ from pantheon.compress.quantize.integers import write_integers
 from pantheon.compress.quantize.simulated import frozen, is_quantized, plain
 from pantheon.compress.quiet import quiet
 from pantheon.compress.stage import INTEGERS, Cost, Outcome, Phase, Work
-from pantheon.errors import ConfigError, ModelError
+from pantheon.errors import CompressionError, ConfigError, ModelError
 from pantheon.quote import quoted
 from pantheon.training.rehearsal import first_batch
 

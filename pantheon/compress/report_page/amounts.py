@@ -24,6 +24,16 @@ def number(value: Any) -> float | None:
         return None
 
 
+def mapping(value: Any) -> Mapping[str, Any]:
+    """A mapping of JSON as it is; an empty one for everything else.
+
+    Example:
+        >>> mapping({"bits": 8}), mapping([8])
+        ({'bits': 8}, {})
+    """
+    return value if isinstance(value, Mapping) else {}
+
+
 def numbers(values: Any) -> dict[str, float]:
     """The finite numbers of a mapping by name; empty for what is none.
 

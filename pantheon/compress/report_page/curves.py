@@ -10,7 +10,7 @@ from pantheon.compress.report import StageReport
 from pantheon.compress.report_page.amounts import digits, numbers
 from pantheon.compress.report_page.drawing import canvas, plain, style
 from pantheon.compress.report_page.panels import Choice, panel
-from pantheon.compress.report_page.runs import Run
+from pantheon.compress.report_page.runs import Run, stages_of
 from pantheon.compress.report_page.section import Part, Picture, Section
 
 if TYPE_CHECKING:
@@ -30,12 +30,10 @@ MOST = 12
 def curves(runs: Sequence[Run], choice: Choice) -> Section | None:
     """Pictures for each stage that trained."""
     parts: list[Part] = []
-    for run in runs:
-        for report in run.stages:
-            name = report.stage if len(runs) == 1 else f"{run.name}: {report.stage}"
-            for key, what in (("losses", "loss"), ("metrics", "metric")):
-                if found := curves_of(report, key):
-                    parts.append(_picture(name, what, found))
+    for name, _, report in stages_of(runs):
+        for key, what in (("losses", "loss"), ("metrics", "metric")):
+            if found := curves_of(report, key):
+                parts.append(_picture(name, what, found))
     if not parts:
         return None
     return Section("Training", ["Losses are means over an epoch's steps, by term.", *parts])

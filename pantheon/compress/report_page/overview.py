@@ -8,7 +8,7 @@ from pantheon.compress.report import StageReport
 from pantheon.compress.report_page.columns import Look, columns, measured
 from pantheon.compress.report_page.nested import rows_of
 from pantheon.compress.report_page.panels import Choice, panel
-from pantheon.compress.report_page.runs import Run
+from pantheon.compress.report_page.runs import Run, stages_of
 from pantheon.compress.report_page.section import (
     Cell,
     Heading,
@@ -46,15 +46,13 @@ def summary(runs: Sequence[Run], choice: Choice) -> Section:
 def stages(runs: Sequence[Run], choice: Choice) -> Section | None:
     """Each stage's model before and after, and what else the stage found."""
     parts: list[Part] = []
-    for run in runs:
-        for report in run.stages:
-            name = report.stage if len(runs) == 1 else f"{run.name}: {report.stage}"
-            parts.append(Heading(name, report.phase))
-            parts.append(_said(report))
-            parts.append(_beside(report))
-            rest = {k: v for k, v in report.figures.items() if k not in ELSEWHERE}
-            if found := rows_of(rest):
-                parts.append(Table(texts("found by the stage", "value"), found))
+    for name, _, report in stages_of(runs):
+        parts.append(Heading(name, report.phase))
+        parts.append(_said(report))
+        parts.append(_beside(report))
+        rest = {k: v for k, v in report.figures.items() if k not in ELSEWHERE}
+        if found := rows_of(rest):
+            parts.append(Table(texts("found by the stage", "value"), found))
     return Section("Stages, before and after", parts) if parts else None
 
 

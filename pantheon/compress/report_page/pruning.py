@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pantheon.compress.report import StageReport
-from pantheon.compress.report_page.amounts import digits, number, numbers
+from pantheon.compress.report_page.amounts import digits, mapping, number, numbers
 from pantheon.compress.report_page.drawing import COLOURS, HEIGHT, canvas, plain, style
 from pantheon.compress.report_page.panels import Choice, panel
-from pantheon.compress.report_page.runs import Run
+from pantheon.compress.report_page.runs import Run, stages_of
 from pantheon.compress.report_page.section import (
     Cell,
     Heading,
@@ -34,21 +34,15 @@ CURVES = 12
 def pruning(runs: Sequence[Run], choice: Choice) -> Section | None:
     """Pictures for each stage that removed channels, measured what they are worth, or zeros."""
     parts: list[Part] = []
-    for run in runs:
-        for report in run.stages:
-            name = report.stage if len(runs) == 1 else f"{run.name}: {report.stage}"
-            shown = [*_pruned(name, report), *_sparse(name, report)]
-            if shown:
-                parts += [Heading(name, report.phase), *shown]
+    for name, _, report in stages_of(runs):
+        shown = [*_pruned(name, report), *_sparse(name, report)]
+        if shown:
+            parts += [Heading(name, report.phase), *shown]
     return Section("Pruning", parts) if parts else None
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _pruned(name: str, report: StageReport) -> Iterator[Part]:
-    found = _mapping(report.figures.get(PRUNING))
+    found = mapping(report.figures.get(PRUNING))
     cycles = [c for c in found.get("cycles", ()) if isinstance(c, Mapping)]
     if cycles:
         yield _said(found, cycles)
@@ -56,10 +50,10 @@ def _pruned(name: str, report: StageReport) -> Iterator[Part]:
     if widths:
         yield _bars(f"widths {name}", f"{name}: channels", widths)
     for place, each in enumerate(cycles or [found], 1):
-        table = _mapping(each.get("sensitivity"))
+        table = mapping(each.get("sensitivity"))
         if table:
             yield from _sensitivity(name if len(cycles) < 2 else f"{name} {place}", table)
-    excluded = _mapping((cycles or [found])[-1].get("excluded")) if found else {}
+    excluded = mapping((cycles or [found])[-1].get("excluded")) if found else {}
     if excluded:
         rows = [texts(str(path), str(why)) for path, why in excluded.items()]
         kept = "layers that keep their channels"
@@ -81,7 +75,7 @@ def _widths(cycles: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float
     """Channels of each layer before the first cycle and after the last."""
     found: dict[str, tuple[float, float]] = {}
     for cycle in cycles:
-        for path, pair in _mapping(cycle.get("widths")).items():
+        for path, pair in mapping(cycle.get("widths")).items():
             both = numbers(dict(enumerate(pair))) if isinstance(pair, list) else {}
             if len(both) == 2:
                 before, after = both.values()
@@ -108,7 +102,7 @@ def _bars(name: str, title: str, widths: Mapping[str, tuple[float, float]]) -> P
 
 def _sensitivity(name: str, table: Mapping[str, Any]) -> Iterator[Part]:
     """Curves of the groups that lose most, and all points as a table."""
-    every = _mapping(table.get("points")).items()
+    every = mapping(table.get("points")).items()
     curves = {str(group): found for group, points in every if (found := _points(points))}
     if not curves:
         return
@@ -142,7 +136,7 @@ def _points(points: Any) -> list[tuple[float, float]]:
 
 
 def _sparse(name: str, report: StageReport) -> Iterator[Part]:
-    found = _mapping(report.figures.get(SPARSITY))
+    found = mapping(report.figures.get(SPARSITY))
     layers = numbers(found.get("layers"))
     if not layers:
         return

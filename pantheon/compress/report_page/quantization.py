@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pantheon.compress.report import Likeness, StageReport
-from pantheon.compress.report_page.amounts import amount, digits, number, numbers, ratio
+from pantheon.compress.report_page.amounts import amount, digits, mapping, number, numbers, ratio
 from pantheon.compress.report_page.drawing import COLOURS, canvas, plain
 from pantheon.compress.report_page.panels import Choice, panel
-from pantheon.compress.report_page.runs import Run
+from pantheon.compress.report_page.runs import Run, stages_of
 from pantheon.compress.report_page.section import (
     Cell,
     Heading,
@@ -32,22 +32,16 @@ MOST = 60
 def quantization(runs: Sequence[Run], choice: Choice) -> Section | None:
     """What each stage rounded, measured of the rounding, or exported as integers."""
     parts: list[Part] = []
-    for run in runs:
-        for report in run.stages:
-            name = report.stage if len(runs) == 1 else f"{run.name}: {report.stage}"
-            shown = [*_rounded(report), *_exported(report, run), *_diagnosed(name, report)]
-            if shown:
-                parts += [Heading(name, report.phase), *shown]
+    for name, run, report in stages_of(runs):
+        shown = [*_rounded(report), *_exported(report, run), *_diagnosed(name, report)]
+        if shown:
+            parts += [Heading(name, report.phase), *shown]
     return Section("Quantization", parts) if parts else None
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _rounded(report: StageReport) -> Iterator[Part]:
-    found = _mapping(report.figures.get(QUANTIZATION))
-    weights, activations = numbers(found.get("weights")), _mapping(found.get("activations"))
+    found = mapping(report.figures.get(QUANTIZATION))
+    weights, activations = numbers(found.get("weights")), mapping(found.get("activations"))
     if not weights:
         return
     scales = "each output channel has" if found.get("per_channel") else "each layer has"
@@ -65,7 +59,7 @@ def _rounded(report: StageReport) -> Iterator[Part]:
     )
     rows = [texts(f"weight of {path}", digits(bits), "", "") for path, bits in weights.items()]
     for site, values in activations.items():
-        each = _mapping(values)
+        each = mapping(values)
         sign = "signed" if each.get("signed") else "unsigned"
         rows.append(texts(str(site), _text(each.get("bits")), _text(each.get("threshold")), sign))
     head = texts("tensor", "bits", "clipped beyond", "integers")
@@ -73,7 +67,7 @@ def _rounded(report: StageReport) -> Iterator[Part]:
 
 
 def _exported(report: StageReport, run: Run) -> Iterator[Part]:
-    found = _mapping(report.figures.get(INTEGERS))
+    found = mapping(report.figures.get(INTEGERS))
     if not found:
         return
     tiles = []
@@ -97,7 +91,7 @@ def _exported(report: StageReport, run: Run) -> Iterator[Part]:
 
 def _figure(values: Mapping[str, Any], name: str) -> float | None:
     value = values.get(name)
-    return number(_mapping(value).get("median") if name == "latency" else value)
+    return number(mapping(value).get("median") if name == "latency" else value)
 
 
 def _alike(alike: Likeness) -> Cell:
@@ -106,8 +100,8 @@ def _alike(alike: Likeness) -> Cell:
 
 def _diagnosed(name: str, report: StageReport) -> Iterator[Part]:
     """What one layer alone costs, and what is left when all others are rounded."""
-    found = _mapping(report.figures.get(DIAGNOSIS))
-    layers = {str(k): _mapping(v) for k, v in _mapping(found.get("layers")).items()}
+    found = mapping(report.figures.get(DIAGNOSIS))
+    layers = {str(k): mapping(v) for k, v in mapping(found.get("layers")).items()}
     by = [str(each) for each in found.get("by", ())] if isinstance(found.get("by"), list) else []
     if not layers or not by:
         return

@@ -55,6 +55,15 @@ class Run:
         return [*first, *((stage.stage, stage.after) for stage in self.stages)]
 
 
+def stages_of(runs: Sequence[Run]) -> list[tuple[str, Run, StageReport]]:
+    """All stages that are done: what to call each on a page of these runs, its run, its report."""
+    return [
+        (report.stage if len(runs) == 1 else f"{run.name}: {report.stage}", run, report)
+        for run in runs
+        for report in run.stages
+    ]
+
+
 def load_run(path: Path) -> Run:
     """Read a run's folder.
 
