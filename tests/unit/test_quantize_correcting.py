@@ -14,8 +14,10 @@ from torch.nn import functional as F
 
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.quantize import answers
+from pantheon.compress.quantize.choice import Choice
 from pantheon.compress.quantize.correcting import correct_biases, learn_rounding
 from pantheon.compress.quantize.edit import RoundTensors, Weight
+from pantheon.compress.quantize.grid import Grid
 from pantheon.compress.quantize.rounding import WEIGHT_ROUNDERS, WeightRounder
 from pantheon.compress.quantize.simulated import original_weight, plain, weight_rounders
 from pantheon.errors import CompressionError, ConfigError
@@ -259,16 +261,43 @@ def test_integers_are_next_to_the_weight_and_scales_stay(
     assert float(told) == pytest.approx(error[1], rel=1e-3)
 
 
-def test_a_value_that_comes_to_the_end_leaves_the_scale_as_it_is() -> None:
+def test_a_value_that_comes_to_the_end_is_not_the_channels_largest() -> None:
     torch.manual_seed(0)
-    inputs = torch.ones(4, 3) + 0.01 * torch.randn(4, 3)
-    for largest in (1.0 + torch.rand(20)).tolist():
-        # Of 3 steps to each side: 3, and twice 2.4, of which one goes up.
-        model = rounding(nn.Sequential(linear([[largest, 0.8 * largest, 0.78 * largest]])), 3)
-        scale = scale_of(model, "0")
+    inputs, sizes = torch.ones(4, 3) + 0.01 * torch.randn(4, 3), 1 + torch.rand(1000)
+    above = sizes[sizes / 7 * 7 > sizes]  # By the last digit.
+    assert len(above) > 3
+    for largest in above[:3].tolist():
+        # Of 7 steps to each side: 7, 6.4 and 6.34, of which the second is to go up.
+        weights = [largest, 6.4 / 7 * largest, 6.34 / 7 * largest]
+        model = rounding(nn.Sequential(linear([weights])), 4)
+        scale, layer = scale_of(model, "0"), model.get_submodule("0")
         learn_rounding(model, ["0"], Stream(inputs), steps=60, lr=0.1)
+        assert integers(model, "0").tolist() == [[7, 7, 6]]
+        settled = original_weight(layer).detach()[0]
+        assert float(settled.max()) == float(settled[0]) == largest
         assert torch.equal(scale_of(model, "0"), scale)
-        assert sorted(integers(model, "0")[0].tolist()) == [2, 3, 3]
+
+
+def test_a_value_at_the_end_is_not_chosen_for() -> None:
+    choice = Choice(WeightRounder(Grid(3), 0), torch.tensor([[-3.0, 0.4], [1.0, 3.0]]))
+    assert choice.rounded(torch.ones(2, 2)).tolist() == [[-3.0, 1.0], [2.0, 3.0]]
+    assert choice.rounded(torch.zeros(2, 2)).tolist() == [[-3.0, 0.0], [1.0, 3.0]]
+
+
+def test_what_is_chosen_does_not_depend_on_units() -> None:
+    found = []
+    for factor in (1.0, 1024.0):
+        model, inputs = alike()
+        errors = learn_rounding(model, ["0"], Stream(factor * inputs), steps=100)["0"]
+        found.append((integers(model, "0").tolist(), [error / factor**2 for error in errors]))
+    assert found[0] == found[1]
+
+
+def test_answers_may_be_those_of_another_model() -> None:
+    model, inputs = rounding(nn.Sequential(linear([[3.0, 1.0]])), 3), Stream(torch.ones(2, 2))
+    other = nn.Sequential(linear([[3.0, 3.0]]))
+    assert learn_rounding(model, ["0"], inputs, steps=1, real=other)["0"] == (4.0, 4.0)
+    assert correct_biases(model, ["0"], inputs, real=other) == {"0": 2.0}
 
 
 def test_rounding_that_cannot_be_better_stays() -> None:

@@ -86,7 +86,8 @@ class Choice:
         """A weight that has the same scale, and is rounded to what was chosen.
 
         What has come to the grid's end is left a bit inside, so that its channel's largest value is
-        the one that it was.
+        the one that it was: on some devices a scale that is found again from seven of its own steps
+        is another one by its last digit.
         """
         most = self.grid.highest - EDGE
         inside = self.scale * self.places(self.decided).clamp(-most, most)
