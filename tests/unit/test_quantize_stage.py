@@ -113,6 +113,26 @@ def test_layers_have_bits_of_their_own(tmp_path: Path) -> None:
         Quantize(mixed={"convs": Bits(4)}).check(net())
 
 
+@torch.no_grad()
+def test_rounding_and_biases_are_put_right(tmp_path: Path) -> None:
+    images, expected = data().tensors[0], net().eval()(data().tensors[0])
+    apart = {}
+    for correct in ([], ["rounding"], ["rounding", "biases"]):
+        folder = tmp_path / "-".join(["corrected", *correct])
+        outcome = run(folder, weight=Weight(3), correct=correct)
+        told = outcome.figures["quantization"]["corrected"]
+        assert list(told) == correct
+        found = outcome.artifact.model.eval()(images)
+        apart[len(correct)] = float((found - expected).square().mean())
+        for before, after in told.get("rounding", {}).values():
+            assert after <= before
+    assert apart[1] < 0.7 * apart[0]
+    assert apart[2] < 0.7 * apart[0]
+    assert list(told["biases"]) == ["0", "3", "6", "11"]
+    with pytest.raises(ConfigError, match="correct has 'weights'; expected some of rounding"):
+        Quantize(correct=["weights"])
+
+
 @pytest.mark.parametrize("reduced", [True, False])
 def test_weights_of_half_the_range_are_exported(reduced: bool, tmp_path: Path) -> None:
     from onnx import load, numpy_helper

@@ -38,7 +38,8 @@ class QuantizeConfig(Section):
     of activations; fewer than 8 are simulated. Weights have 7 (`reduce_range`) where the processor
     would clip sums of two products, x86 without VNNI, unless it is said otherwise. `only` and
     `keep` are patterns of the paths of convolutions and linear layers, as of a shell; `mixed` has
-    bits for some of them, the last pattern that matches counts.
+    bits for some of them, the last pattern that matches counts. `correct` learns which way each
+    weight is rounded (AdaRound), and then shifts biases to the means that layers had.
     """
 
     stage: Literal["quantize"]
@@ -58,6 +59,7 @@ class QuantizeConfig(Section):
     only: list[str] = Field(default_factory=list)
     keep: list[str] = Field(default_factory=list)
     mixed: dict[str, MixedConfig] = Field(default_factory=dict)
+    correct: list[Literal["rounding", "biases"]] = Field(default_factory=list)
 
 
 class DiagnoseConfig(Section):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -14,6 +15,7 @@ from pantheon.compress.artifact import Artifact
 from pantheon.compress.fold import FoldBatchNorm
 from pantheon.compress.quantize.calibrating import Calibration, calibrate, met_spots
 from pantheon.compress.quantize.config import QuantizeConfig
+from pantheon.compress.quantize.correcting import correct_biases, learn_rounding
 from pantheon.compress.quantize.edit import RoundTensors, Weight
 from pantheon.compress.quantize.folding import foldable
 from pantheon.compress.quantize.observers import observer
@@ -31,9 +33,15 @@ from pantheon.compress.stage import Cost, Outcome, Phase, Work
 from pantheon.compress.together import SEED, first_alone, one_input
 from pantheon.errors import ConfigError
 from pantheon.paths import paths_matching
+from pantheon.quote import quoted
+from pantheon.stream import Batch
 
 TOLD, MADE = "quantized.json", "quantized"
 """In the stage's folder: what the report says, and the model; the first is written last."""
+
+
+CORRECTIONS = ("rounding", "biases")
+"""What can be put right after calibration, in this order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +69,14 @@ class Quantize:
         mixed: other bits of some layers, by pattern; the last that matches counts.
         reduce_range: whether weights of 8 bits get half of the range, 7; None where this processor
             would clip sums of two of them, see `saturates`.
+        correct: what is put right by the same samples: ``"rounding"`` of each weight, up or down,
+            and ``"biases"``; see `pantheon.compress.quantize.correcting`.
         samples: of the training part that are looked at, at most.
         only, keep: patterns of the convolutions and linear layers that take part, and do not.
         name: of the stage.
 
     Raises:
-        ConfigError: there is no such observer.
+        ConfigError: there is no such observer or correction.
     """
 
     observer: str = "percentile"
@@ -75,6 +85,7 @@ class Quantize:
     weight: Weight = field(default_factory=Weight)
     mixed: Mapping[str, Bits] = field(default_factory=dict)
     reduce_range: bool | None = None
+    correct: Sequence[str] = ()
     samples: int = 512
     only: Sequence[str] = ()
     keep: Sequence[str] = ()
@@ -85,6 +96,11 @@ class Quantize:
 
     def __post_init__(self) -> None:
         observer(self.observer)
+        for each in self.correct:
+            if each not in CORRECTIONS:
+                raise ConfigError(
+                    f"correct has {quoted(each)}; expected some of {', '.join(CORRECTIONS)}"
+                )
 
     @classmethod
     def from_config(cls, config: QuantizeConfig) -> Quantize:
@@ -96,6 +112,7 @@ class Quantize:
             weight=Weight(config.weight_bits, config.per_channel, config.weight_thresholds),
             mixed={p: Bits(each.bits, each.weight_bits) for p, each in config.mixed.items()},
             reduce_range=config.reduce_range,
+            correct=config.correct,
             samples=config.samples,
             only=config.only,
             keep=config.keep,
@@ -140,6 +157,7 @@ class Quantize:
         make = partial(observer, self.observer)
         bits, weights = self._bits(spots)
         found = calibrate(artifact.model, spots, stream, make, bits, work.device, self.thresholds)
+        real = copy.deepcopy(artifact.model).eval()
         artifact.edit(RoundTensors(found.activations, weights))
         rounders = [m for m in artifact.model.modules() if isinstance(m, Rounder)]
         for rounder, threshold in zip(rounders, found.thresholds, strict=True):
@@ -148,12 +166,38 @@ class Quantize:
             layer = artifact.model.get_submodule(path)
             for each in weight_rounders(layer):
                 each.start(original_weight(layer))
+        corrected = self._corrected(artifact.model, real, list(weights), stream, work)
         artifact.save(work.folder / MADE)
-        write_json(work.folder / TOLD, self._told(spots, found, weights, len(pairs)))
+        told = self._told(spots, found, weights, len(pairs)) | {"corrected": corrected}
+        write_json(work.folder / TOLD, told)
         work.watcher.say(
             f"{len(spots.activations)} activations and {len(spots.weights)} weights are rounded "
             f"after {found.samples} samples; {len(pairs)} batch norms are folded"
         )
+
+    def _corrected(
+        self,
+        model: nn.Module,
+        real: nn.Module,
+        paths: Sequence[str],
+        stream: Iterable[Batch],
+        work: Work,
+    ) -> dict[str, Any]:
+        """Put right what was asked for: errors before and after by layer, and shifts of biases."""
+        found: dict[str, Any] = {}
+        if "rounding" in self.correct:
+            found["rounding"] = learn_rounding(
+                model,
+                paths,
+                stream,
+                device=work.device,
+                seed=work.seed,
+                say=work.watcher.say,
+                real=real,
+            )
+        if "biases" in self.correct:
+            found["biases"] = correct_biases(model, paths, stream, work.device, real)
+        return found
 
     def _bits(self, spots: Spots) -> tuple[list[int], dict[str, Weight]]:
         """Bits of each spot, and how each weight is rounded.

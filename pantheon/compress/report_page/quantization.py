@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from pantheon.compress.report import Likeness, StageReport
@@ -55,7 +56,7 @@ def _rounded(report: StageReport) -> Iterator[Part]:
         f"The weights of {len(weights)} layers and {len(activations)} activations are rounded; "
         f"weights by {found.get('weight_thresholds')}, where {scales} a scale; activations as "
         f"{found.get('observer')} saw them in {found.get('samples')} samples, thresholds "
-        f"{found.get('thresholds')}.{reduced}{simulated}"
+        f"{found.get('thresholds')}.{reduced}{simulated}{_corrected(found)}"
     )
     rows = [texts(f"weight of {path}", digits(bits), "", "") for path, bits in weights.items()]
     for site, values in activations.items():
@@ -64,6 +65,23 @@ def _rounded(report: StageReport) -> Iterator[Part]:
         rows.append(texts(str(site), _text(each.get("bits")), _text(each.get("threshold")), sign))
     head = texts("tensor", "bits", "clipped beyond", "integers")
     yield Table(head, rows, title=f"what is rounded: {len(rows)}", folded=True)
+
+
+def _corrected(found: Mapping[str, Any]) -> str:
+    """What was put right after calibration, as sentences."""
+    corrected = mapping(found.get("corrected"))
+    errors = mapping(corrected.get("rounding")).values()
+    pairs = [list(numbers(dict(enumerate(e))).values()) for e in errors if isinstance(e, list)]
+    left = [pair[1] / pair[0] for pair in pairs if len(pair) == 2 and pair[0] > 0]
+    said = ""
+    if left:
+        said += (
+            f" Which way weights of {len(left)} layers are rounded was learned: {median(left):.0%} "
+            "of the squared error of rounding to nearest is left, in the median."
+        )
+    if shifts := numbers(corrected.get("biases")):
+        said += f" Biases of {len(shifts)} layers were shifted to the means that these had."
+    return said
 
 
 def _exported(report: StageReport, run: Run) -> Iterator[Part]:
