@@ -342,6 +342,45 @@ def test_no_more_is_kept_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch)
     assert kept == {0: (1, 1, 1), 10: (10, 10, 10), 40: (40, 40, 40), 1000: (50, 50, 50)}
 
 
+class Shared(nn.Module):
+    """Calls a layer for parts of its input, of which one may have no rows."""
+
+    def __init__(self, *parts: slice) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.parts = nn.Linear(8, 4), parts
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.layer(x[part]) for part in self.parts])
+
+
+@pytest.mark.parametrize("room", [20, 32, 40])
+def test_a_layer_that_is_called_again_is_learned_from_what_there_is_room_for(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = answers.Seen(room=room * 4 * (8 + 4))
+    monkeypatch.setattr(answers, "Seen", lambda: seen)
+    inputs = Stream(torch.randn(32, 8, generator=torch.Generator().manual_seed(0)))
+    model = rounding(Shared(slice(None), slice(None)), 3)
+    before, after = learn_rounding(model, ["layer"], inputs, steps=2)["layer"]
+    assert 0 < after <= before
+    # Each of the 32 samples has a row in both calls.
+    assert (sum(map(len, seen.inputs)), seen.samples) == (room, room / 2)
+
+
+@pytest.mark.parametrize("empty", [0, 1])
+def test_a_call_without_rows_does_not_end_what_is_kept(
+    empty: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = answers.Seen()
+    monkeypatch.setattr(answers, "Seen", lambda: seen)
+    parts = [slice(None), slice(None)]
+    parts[empty] = slice(0, 0)
+    model, inputs = rounding(Shared(*parts), 3), torch.ones(4, 8)
+    learn_rounding(model, ["layer"], Stream(inputs, inputs), steps=2)
+    assert (len(seen.inputs[0]), seen.samples) == (8, 8)
+
+
 def test_samples_of_several_shapes_are_learned_from() -> None:
     model = quantized(3).model
     stream = Stream(MORE[:20], MORE[20:40, :, :5], MORE[40:, :, :, 2:])

@@ -81,29 +81,38 @@ def means(
 class Seen:
     """What a layer is given where all is rounded, and answers where nothing is.
 
-    Of each call as many rows are kept as there is room for, and of the first one at least one.
+    Of each call as many rows are kept as there is room for, and of all at least one. Where a layer
+    is called several times and there is not room for all of a batch, it is the last calls' that are
+    not kept.
 
     Attributes:
         room: bytes that are left.
-        share: the least part of a call's rows that was kept.
-        samples: whose rows are kept.
+        run: samples that the models were run on.
+        offered: rows of all calls.
+        kept: how many of these are.
         inputs, answers: rows, in pairs; after `join` of one shape each.
     """
 
     room: int = BYTES
-    share: float = 1.0
-    samples: float = 0.0
+    run: int = 0
+    offered: int = 0
+    kept: int = 0
     inputs: list[Tensor] = field(default_factory=list)
     answers: list[Tensor] = field(default_factory=list)
+
+    @property
+    def samples(self) -> float:
+        """How many samples the rows that are kept come to."""
+        return self.run * self.kept / max(1, self.offered)
 
     def given(self, layer: nn.Module, given: Tensor, answer: Tensor) -> None:
         """A hook of the model that rounds."""
         inputs = _rows(layer, given)
         size = inputs.nbytes + answer.nbytes
         fit = min(len(inputs), len(inputs) * self.room // max(1, size))
-        kept = inputs[: fit if self.inputs else max(1, fit)].clone()
-        share = len(kept) / max(1, len(inputs))
-        self.share, self.room = min(self.share, share), max(0, self.room - int(size * share))
+        kept = inputs[: fit if self.kept else max(1, fit)].clone()
+        self.room = max(0, self.room - size * len(kept) // max(1, len(inputs)))
+        self.offered, self.kept = self.offered + len(inputs), self.kept + len(kept)
         self.inputs.append(kept)
 
     def answered(self, layer: nn.Module, given: Tensor, answer: Tensor) -> None:
@@ -148,11 +157,11 @@ def seen_of(
     seen = Seen()
     with _hooked(model, {path: seen.given}), _hooked(real, {path: seen.answered}):
         for inputs, rows in _batches(stream, device):
-            rows = min(rows, SAMPLES - int(seen.samples))
+            rows = min(rows, SAMPLES - seen.run)
             for each in (model, real):
                 call_student(each, slice_rows(inputs, 0, rows))
-            seen.samples += rows * seen.share
-            if seen.share < 1 or seen.samples >= SAMPLES:
+            seen.run += rows
+            if seen.kept < seen.offered or seen.run >= SAMPLES:
                 break
     seen.join()
     if not seen.inputs:
