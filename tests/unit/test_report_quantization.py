@@ -67,7 +67,7 @@ def test_what_is_rounded_is_said() -> None:
     assert [[cell.text for cell in row] for row in table.rows] == [
         ["weight of stem", "7", "", ""],
         ["weight of head", "7", "", ""],
-        ["stem.act", "8", "2.5", "unsigned"],
+        ["stem.act", "8", "2.50", "unsigned"],
     ]
 
 
@@ -78,7 +78,7 @@ def test_the_file_of_integers_is_beside_that_of_real_numbers() -> None:
     (tiles,) = parts(Tiles, section)
     assert [(name, cell.text, cell.note) for name, cell in tiles.values] == [
         ("file of integers", "500 kB", "0.25x of real numbers'"),
-        ("latency of integers", "2 ms", "0.4x of real numbers'"),
+        ("latency of integers", "2 ms", "0.40x of real numbers'"),
         ("agrees with the model that rounds", "99.75 %", "of 40,000 test samples"),
     ]
     (table,) = parts(Table, section)
@@ -89,7 +89,10 @@ def test_what_each_layer_costs_is_drawn_and_told() -> None:
     section = shown(diagnosis=DIAGNOSIS)
     (picture,) = parts(Picture, section)
     # Alone: more than with real numbers; without it: less than when all is rounded.
-    assert picture.alt == "kl by each layer, alone and without it: stem 0.01 and 0.01; head 0.03 and 0.04"
+    assert (
+        picture.alt
+        == "kl by each layer, alone and without it: stem 0.0100 and 0.0100; head 0.0300 and 0.0400"
+    )
     (table,) = parts(Table, section)
     assert [cell.text for cell in table.head][1:] == [
         "kl, it alone",
@@ -97,9 +100,9 @@ def test_what_each_layer_costs_is_drawn_and_told() -> None:
         "kl, all but it",
         "top1, all but it",
     ]
-    assert [cell.text for cell in table.rows[1]] == ["head", "0.03", "79", "0.01", "79.8"]
+    assert [cell.text for cell in table.rows[1]] == ["head", "0.0300", "79", "0.0100", "79.8"]
     (said,) = parts(str, section)
-    assert "kl 0 with real numbers, 0.05 when all is rounded" in said
+    assert "kl 0 with real numbers, 0.0500 when all is rounded" in said
 
 
 @pytest.mark.parametrize(
@@ -119,4 +122,4 @@ def test_a_diagnosis_with_gaps_has_a_table_alone() -> None:
     gaps = DIAGNOSIS | {"layers": {"stem": {"alone": {"kl": 0.1}}}, "whole": {}}
     section = shown(diagnosis=gaps, quantization=ROUNDED | {"corrected": {"rounding": {"a": 1}}})
     assert not parts(Picture, section)
-    assert [cell.text for cell in parts(Table, section)[1].rows[0]] == ["stem", "0.1", "", "", ""]
+    assert [cell.text for cell in parts(Table, section)[1].rows[0]] == ["stem", "0.100", "", "", ""]
