@@ -36,9 +36,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = text.replace("every: 100", "every: 2")
         text = text.replace("validation: 1000", "validation: 16, ratios: [0.3, 0.6]")
         text = text.replace("stage: diagnose", "stage: diagnose\n    validation: 16")
-        (tmp_path / "examples" / "vision" / path.name).write_text(
-            text + ("threads: 1\nlatency: {seconds: 0.1}\n" if "stages:" in text else "")
-        )
+        if "stages:" in text:
+            text = re.sub(r"\nthreads: .*", "", text) + "threads: 1\nlatency: {seconds: 0.1}\n"
+        (tmp_path / "examples" / "vision" / path.name).write_text(text)
     return tmp_path
 
 
