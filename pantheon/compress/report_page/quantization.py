@@ -174,7 +174,7 @@ def _costs(
     axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set(xlabel="KL divergence, nats" if by == "kl" else plain(by))
-    axes.set_title(plain(f"{name}: what rounding costs"), fontsize=11)
+    axes.set_title(plain(f"{name}: rounding"), fontsize=11)
     axes.legend(frameon=False, fontsize=8.5)
     ends = "; ".join(f"{path} {digits(a)} and {digits(s)}" for path, (a, s) in drawn.items())
     return Picture(f"rounding {name}", f"{by} by each layer, alone and without it: {ends}", figure)
