@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.table_cells import RUNS, Table
+from benchmarks.table_cells import PARTS, RUNS, Table
 from pantheon.compress.pipeline import Pipeline
 from pantheon.compress.report import Likeness
 
@@ -32,7 +32,8 @@ def pipeline(table: Table, bits: int, seed: int, epochs: int) -> dict[str, Any]:
     """Quantize a cell of B, and train it through the rounding."""
     made = table.pipeline("distil-1", seed)
     made["stream"]["teachers"] = {TEACHER: made["stream"]["teachers"][TEACHER]}
-    del made["test_metric"], made["stream"]["parts"]["test"]
+    made["stream"]["parts"] = {n: PARTS[n] for n in ("train", "validation")}
+    del made["test_metric"]
     quantize = {"stage": "quantize", "bits": bits, "weight_bits": bits, **LEARNED[bits]}
     learned = {
         "stage": "distil",
