@@ -40,7 +40,7 @@ def pipeline(table: Table, bits: int, seed: int, epochs: int) -> dict[str, Any]:
         "epochs": epochs,
         "validate_every": 0,
         "losses": [{"loss": "kl", "field": "logits", "temperature": 4}],
-        "optimizer": {"name": "sgd", "lr": 0.003, "momentum": 0.9, "schedule": "cosine"},
+        "optimizer": {"name": "sgd", "lr": 0.0001, "momentum": 0.9, "schedule": "cosine"},
     }
     folder = RUNS.parent / "low_bits" / f"{bits}-{seed}-{epochs}"
     return made | {"folder": str(folder), "stages": [quantize, learned]}

@@ -12,13 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 
-from benchmarks.paired import Accuracies, Difference, compare
 from examples.vision.patches import VERSION
-from examples.vision.regions import regions
 from examples.vision.views import RANGES
 from pantheon.compress.run_folder import write_json
 
@@ -284,7 +281,25 @@ class Table:
             "torch": str(torch.__version__),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, {self.device}",
             **self._cut(row, seed),
-            **_integers(last, summary),
+            **self._integers(row, seed, summary),
+        }
+
+    def _integers(self, row: str, seed: int, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """What is told of the file of integers that a row was exported to."""
+        stages = [stage["stage"] for stage in self._described(row, seed)["stages"]]
+        if "quantize" not in stages:
+            return {}
+        rounded = self._report(row, seed, 1 + stages.index("quantize"))["figures"]["quantization"]
+        figures = self._report(row, seed)["figures"]
+        return {
+            "int8": {
+                "bytes": figures["int8"]["bytes"],
+                "float_bytes": figures["bytes"],
+                "float_operators": figures["int8"]["float_operators"],
+                "reduced_range": rounded["reduced_range"],
+                "agreement": summary["exported"]["int8"]["agreement"],
+                "simulated": summary["test"]["result"]["top1"],
+            }
         }
 
     def _began(self, row: str, seed: int) -> dict[str, str]:
@@ -311,22 +326,6 @@ class Table:
             raise RuntimeError(f"{' '.join(command)} failed; {log.name} says why")
 
 
-def _integers(last: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What is told of the file of integers that a row was exported to."""
-    if "int8" not in last["figures"]:
-        return {}
-    told, result = last["figures"]["int8"], summary["test"]["result"]
-    return {
-        "int8": {
-            "bytes": told["bytes"],
-            "float_bytes": last["figures"]["bytes"],
-            "float_operators": told["float_operators"],
-            "agreement": summary["exported"]["int8"]["agreement"],
-            "simulated": result["top1"],
-        }
-    }
-
-
 def root_of(record: Mapping[str, Any]) -> str:
     """The digest of the weights of B that a cell began with; of B, its own."""
     return str(record["from"].get("B", record["digest"]))
@@ -343,62 +342,3 @@ def _digest(of: Any) -> str:
 
 def _model(of: Mapping[str, Any]) -> dict[str, Any]:
     return {"model": of["model"], "model_args": of["model_args"]}
-
-
-def records(table: Table, row: str) -> dict[int, dict[str, Any]]:
-    """A row's finished seeds."""
-    parts = (path.stem.rpartition("-") for path in sorted(table.results.glob(f"{row}-*.json")))
-    seeds = [int(seed) for name, _, seed in parts if name == row and seed.isdecimal()]
-    found = {seed: table.record(row, seed) for seed in seeds}
-    return {seed: record for seed, record in found.items() if record}
-
-
-def accuracies(table: Table, row: str) -> dict[int, list[float]]:
-    """Accuracy by region of a row's finished seeds."""
-    return {seed: record["regions"] for seed, record in records(table, row).items()}
-
-
-def pairs(
-    table: Table, row: str, baseline: str
-) -> dict[int, tuple[dict[str, Any], dict[str, Any]]]:
-    """A row and its baseline, by the seeds that both have.
-
-    The baseline is one that began with the same weights, where there is one.
-    """
-    found = {}
-    for seed, ours in records(table, row).items():
-        theirs = table.record_from(baseline, seed, root_of(ours)) or table.record(baseline, seed)
-        if theirs is not None:
-            found[seed] = ours, theirs
-    return found
-
-
-def difference(
-    table: Table, row: str, baseline: str, *, photographs: bool = False
-) -> Difference | None:
-    """How much better a row is, over the seeds that both have; None for fewer than two.
-
-    Args:
-        photographs: whether regions of one photograph count as one sample of what there could be.
-    """
-    both = pairs(table, row, baseline).values()
-    if len(both) < 2:
-        return None
-    pair: tuple[Accuracies, Accuracies] = (
-        np.array([ours["regions"] for ours, _ in both]),
-        np.array([theirs["regions"] for _, theirs in both]),
-    )
-    found = regions(len(pair[0][0]))
-    return compare(*pair, [region.photograph for region in found] if photographs else None)
-
-
-def apart(table: Table, row: str, baseline: str) -> list[int]:
-    """The seeds in which a row did not begin with the weights that the baseline did."""
-    both = pairs(table, row, baseline).items()
-    return [seed for seed, (ours, theirs) in both if root_of(ours) != root_of(theirs)]
-
-
-def better(table: Table) -> str:
-    """The better of B and B+, by their mean over the seeds that both have."""
-    found = difference(table, "B+", "B")
-    return "B" if found is not None and found.mean < 0 else "B+"

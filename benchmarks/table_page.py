@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.paired import Difference
-from benchmarks.table_cells import Table, accuracies, apart, better, difference, pairs, records
+from benchmarks.table_cells import Table
+from benchmarks.table_differences import accuracies, apart, better, difference, pairs, records
 from examples.vision.data import patches
 from examples.vision.regions import regions
 

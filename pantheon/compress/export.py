@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
@@ -220,9 +220,9 @@ def _unexported(error: Exception, model: nn.Module, inputs: Any) -> CompressionE
     Raises:
         CompressionError: the model cannot even be followed.
     """
-    said, cause = "", error
+    said, cause = "", cast(BaseException | None, error)
     while cause is not None:
-        said, cause = said + str(cause), cause.__cause__  # type: ignore[assignment]
+        said, cause = said + str(cause), cause.__cause__
     names = set(re.findall(r"No ONNX function found for <OpOverload\(op='\w+\.(\w+)'", said))
     nodes = [node for node in exported(model, inputs).graph.nodes if op_of(node) in names]
     if nodes:

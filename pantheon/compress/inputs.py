@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from pantheon.sampling.reading import slice_rows
 from pantheon.scoring.calling import own_device
+from pantheon.stream import Batch
 
 
 def tensors(inputs: Any) -> Iterator[Tensor]:
@@ -19,6 +22,23 @@ def tensors(inputs: Any) -> Iterator[Tensor]:
     elif isinstance(inputs, list | tuple):
         for value in inputs:
             yield from tensors(value)
+
+
+def unpadded(stream: Iterable[Batch], device: str) -> Iterator[tuple[Any, int]]:
+    """Each batch's inputs without the rows that pad it, on a device, and how many rows are left.
+
+    >>> import torch
+    >>> from types import SimpleNamespace
+    >>> batch = SimpleNamespace(inputs=torch.tensor([1, 2, 0]), mask=torch.tensor([1, 1, 0]) > 0)
+    >>> batch.to = lambda device: batch
+    >>> list(unpadded([batch], "cpu"))
+    [(tensor([1, 2]), 2)]
+    """
+    for batch in stream:
+        batch = batch.to(torch.device(device))
+        count = int(batch.mask.sum())  # Padding comes last.
+        if count:
+            yield slice_rows(batch.inputs, 0, count), count
 
 
 def rows(inputs: Any) -> int | None:

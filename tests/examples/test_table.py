@@ -11,8 +11,10 @@ import pytest
 import yaml
 
 from benchmarks.table import train
-from benchmarks.table_cells import Table, apart
+from benchmarks.table_cells import Table
+from benchmarks.table_differences import apart
 from benchmarks.table_page import write
+from pantheon.compress.quantize.processor import saturates
 from tests.examples.readme import ROOT
 
 SMALL = {"width": 0.125, "classes": 4}
@@ -114,11 +116,14 @@ def test_rows_of_integers_are_what_the_file_answers(
         summary = json.loads((tmp_path / table.folder(row, 0) / "summary.json").read_text())
         told = record["int8"]
         assert record["top1"] == summary["test"]["int8"]["top1"]
+        assert told["reduced_range"] == saturates()
         assert told["simulated"] == summary["test"]["result"]["top1"]
         assert told["agreement"] == summary["exported"]["int8"]["agreement"]
         kinds = {name.split(" of ")[0] for name in told["float_operators"]}
         assert kinds == {*operators, "ReduceMean"}
-    assert set(table.record("ptq", 0)["from"]) == {"B", "B+"}  # type: ignore[index]
+    began = table.record("ptq", 0)
+    assert began is not None
+    assert set(began["from"]) == {"B", "B+"}
     write(table)
     page = (tmp_path / "docs" / "results.md").read_text()
     assert re.search(r"\| ptq \| 2 \| .* % \| -\d+.\d+ % \| -50 %: \*\*\w+\*\* \| 1 Reduce", page)

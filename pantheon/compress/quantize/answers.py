@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from pantheon.compress.inputs import unpadded
 from pantheon.compress.quantize.taps import unseen
 from pantheon.errors import CompressionError, ConfigError
 from pantheon.paths import module_at
@@ -195,12 +196,9 @@ def _hooked(model: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
 def _batches(stream: Iterable[Batch], device: str) -> Iterator[tuple[Any, int]]:
     """Inputs without the rows that pad them, and how many rows they are."""
     samples = 0
-    for batch in stream:
-        batch = batch.to(torch.device(device))
-        rows = int(batch.mask.sum())  # Padding comes last.
+    for inputs, rows in unpadded(stream, device):
         samples += rows
-        if rows:
-            yield slice_rows(batch.inputs, 0, rows), rows
+        yield inputs, rows
     if not samples:
         raise ConfigError("corrections were given no samples; name a part that has some")
 

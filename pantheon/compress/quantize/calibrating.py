@@ -7,16 +7,15 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from pantheon.compress.inputs import unpadded
 from pantheon.compress.quantize.edit import Activation
 from pantheon.compress.quantize.grid import Grid
 from pantheon.compress.quantize.observers import Observer, require_values
 from pantheon.compress.quantize.spots import Site, Spots, spots_of
 from pantheon.compress.quantize.taps import tap, unreached
 from pantheon.errors import CompressionError, ConfigError
-from pantheon.sampling.reading import slice_rows
 from pantheon.stream import Batch
 from pantheon.training.evaluating import evaluating
 from pantheon.training.objective import call_student
@@ -119,6 +118,7 @@ def calibrate(
             model's code does something else than its graph.
 
     Example:
+        >>> import torch
         >>> from types import SimpleNamespace
         >>> from pantheon.compress.quantize.observers import AbsMax
         >>> from pantheon.compress.quantize.spots import spots_of
@@ -134,11 +134,8 @@ def calibrate(
     watched = tap(copy.deepcopy(model), [spot.sites for spot in spots.activations], seeing)
     samples = 0
     with evaluating(watched):
-        for batch in stream:
-            batch = batch.to(torch.device(device))
-            rows = int(batch.mask.sum())  # Padding comes last.
-            if rows:
-                call_student(watched, slice_rows(batch.inputs, 0, rows))
+        for inputs, rows in unpadded(stream, device):
+            call_student(watched, inputs)
             samples += rows
     if not samples:
         raise ConfigError("calibration was given no samples; name a part that has some")

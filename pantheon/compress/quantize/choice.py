@@ -52,11 +52,7 @@ class Choice:
     def __init__(self, rounder: WeightRounder, weight: Tensor) -> None:
         self.weight = weight.float()
         self.grid: Grid = rounder.grid
-        self.scale = rounder.scale(weight).detach().float()
-        if rounder.channel_dim is not None:
-            shape = [1] * weight.ndim
-            shape[rounder.channel_dim] = -1
-            self.scale = self.scale.reshape(shape)
+        self.scale = rounder.fitting(weight).detach().float()
         places = self.weight / self.scale
         self.floor, self.ends = places.floor(), places.abs() > self.grid.highest - EDGE
         part = (places - self.floor - LOWEST) / (HIGHEST - LOWEST)

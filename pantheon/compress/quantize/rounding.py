@@ -273,6 +273,13 @@ class WeightRounder(nn.Module):
         sizes = self._by_channel(weight.detach().abs())
         return self.grid.scale(sizes.amax(1).clamp(min=LEAST).reshape(self._shape(weight)))
 
+    def fitting(self, weight: Tensor) -> Tensor:
+        """The same, of a shape that a weight can be divided by."""
+        scale = self.scale(weight)
+        if self.channel_dim is None:
+            return scale
+        return scale.reshape([-1 if d == self.channel_dim else 1 for d in range(weight.ndim)])
+
     def forward(self, weight: Tensor) -> Tensor:
         """Round a float weight."""
         with unseen():
@@ -351,12 +358,8 @@ class StepWeightRounder(LeastErrorWeightRounder):
     def forward(self, weight: Tensor) -> Tensor:
         """Round a float weight."""
         with unseen():
-            scale, size = self.scale(weight), weight.numel()
-            if self.channel_dim is not None:
-                size //= len(scale)
-                at = self.channel_dim
-                scale = scale.reshape([-1 if d == at else 1 for d in range(weight.ndim)])
-            return stepped(weight, scale, self.grid, size)
+            scale = self.fitting(weight)
+            return stepped(weight, scale, self.grid, weight.numel() // scale.numel())
 
 
 def weight_rounder(by: str, grid: Grid, channel_dim: int | None, weight: Tensor) -> WeightRounder:

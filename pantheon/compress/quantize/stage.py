@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -204,27 +203,26 @@ class Quantize:
 
         What several layers answer, as before a concatenation, has the most bits of theirs.
         """
-        asked: dict[int, list[int]] = {}
         weights = dict.fromkeys(spots.weights, self.weight)
-        reduced = saturates() if self.reduce_range is None else self.reduce_range
+        answers: dict[str, int] = {}
         for pattern, bits in self.mixed.items():
             # In the order of the patterns, so that the last one counts.
             for path in paths_matching([pattern], spots.weights, "mixed"):
                 if bits.weights is not None:
                     weights[path] = replace(weights[path], bits=bits.weights)
-        for path in spots.weights:
-            if reduced and weights[path].bits == 8:
-                weights[path] = replace(weights[path], bits=REDUCED)
-            own = [b.activations for p, b in self.mixed.items() if fnmatchcase(path, p)]
-            wanted = [each for each in own if each is not None]
-            if not wanted:
-                continue
+                if bits.activations is not None:
+                    answers[path] = bits.activations
+        if self.reduce_range or (self.reduce_range is None and saturates()):
+            for path, weight in weights.items():
+                weights[path] = replace(weight, bits=REDUCED) if weight.bits == 8 else weight
+        asked: dict[int, list[int]] = {}
+        for path, own in answers.items():
             if path not in spots.answers:
                 raise ConfigError(
                     f"stage {self.name!r}, mixed: what {path!r} answers is not rounded, so that it "
                     "has no bits; give it weight_bits alone"
                 )
-            asked.setdefault(spots.answers[path], []).append(wanted[-1])
+            asked.setdefault(spots.answers[path], []).append(own)
         places = range(len(spots.activations))
         return [max(asked.get(place, [self.bits])) for place in places], weights
 

@@ -159,8 +159,8 @@ def _costs(
     costs = {}
     for path, values in layers.items():
         alone, without = (numbers(values.get(way)).get(by) for way in ("alone", "without"))
-        if None not in (alone, without, real, whole):
-            costs[path] = (alone - real, whole - without)  # type: ignore[operator]
+        if alone is not None and without is not None and real is not None and whole is not None:
+            costs[path] = (alone - real, whole - without)
     if not costs:
         return None
     drawn = dict(list(costs.items())[:MOST])
