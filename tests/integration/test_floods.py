@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import zmq
 
 from pantheon.transport import Listener, Lost, listen
 from pantheon.transport.base import Peer
-from pantheon.transport.strikes import MOST, MOST_BYTES, Strikes
+from pantheon.transport.strikes import MOST, MOST_BYTES, PERIOD_S, Strikes
 from pantheon.transport.wake import Wake
 from pantheon.wire.framing import MAGIC, MAX_HEADER, pack
 from pantheon.wire.messages import Cancel, Hello, Message
@@ -119,18 +120,32 @@ def test_the_log_has_a_line_of_a_flood_and_not_one_of_each_message(
 
 
 def test_a_peer_that_was_not_read_is_read_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pantheon.transport.strikes.PERIOD_S", 0.5)
+    now, dropped = [0.0], [0]
+
+    class Counted(Strikes):
+        def shut(self, peer: Peer) -> bool:
+            dropped[0] += (found := super().shut(peer))
+            return found
+
+    # However long the reading takes, it is within one period.
+    monkeypatch.setattr(
+        "pantheon.transport.strikes.time", SimpleNamespace(monotonic=lambda: now[0])
+    )
+    monkeypatch.setattr("pantheon.transport.zmq_listener.Strikes", Counted)
     listener = listen("tcp://127.0.0.1:0")
     with bare(listener.address) as peer:
         for _ in range(MOST_BYTES // len(LISTS) + 1):
             peer.send(LISTS)
         peer.send_multipart(pack(Hello("unread")))
-        heard, until = None, time.monotonic() + 20
+        until = time.monotonic() + 20
+        while not dropped[0] and time.monotonic() < until:
+            assert listener.receive() is None
+        assert dropped[0] == 1
+        now[0] += PERIOD_S
+        peer.send_multipart(pack(Hello("again")))
+        heard = None
         while heard is None and time.monotonic() < until:
             heard = listener.receive()
-            if listener.malformed > MOST_BYTES // len(LISTS):
-                time.sleep(0.1)
-                peer.send_multipart(pack(Hello("again")))
     listener.close()
     assert heard is not None
     assert heard[1] == Hello("again")
