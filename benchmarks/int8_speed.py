@@ -17,6 +17,7 @@ import copy
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -71,7 +72,8 @@ def trained(net: nn.Module, images: Tensor, steps: int) -> nn.Module:
     spots = spots_of(net, images)
     found = calibrate(net, spots, Stream(images), AbsMax)
     weight = Weight(7 if saturates() else 8)
-    edit = RoundTensors(found.activations, dict.fromkeys(spots.weights, weight))
+    weights = {path: replace(weight, given=spots.given.get(path)) for path in spots.weights}
+    edit = RoundTensors(found.activations, weights)
     model = edit.apply(copy.deepcopy(net))
     rounders = [module for module in model.modules() if isinstance(module, Rounder)]
     for rounder, threshold in zip(rounders, found.thresholds, strict=True):

@@ -42,7 +42,9 @@ def quantized(
     spots = met_spots(model, inputs, keep)
     found = calibrate(model, spots, Stream(inputs), AbsMax, bits=bits, by=by)
     own = 7 if bits == 8 and saturates() else bits
-    weights = {path: Weight(own, path not in shared) for path in spots.weights}
+    weights = {
+        path: Weight(own, path not in shared, given=spots.given.get(path)) for path in spots.weights
+    }
     made = RoundTensors(found.activations, weights).apply(copy.deepcopy(model)).eval()
     rounders = [module for module in made.modules() if isinstance(module, Rounder)]
     for rounder, threshold in zip(rounders, found.thresholds, strict=True):

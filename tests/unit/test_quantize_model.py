@@ -76,7 +76,7 @@ def calibrated(model: nn.Module, stream: Any = None, **options: Any) -> Calibrat
 def quantized(bits: int = 8, per_channel: bool = True) -> Artifact:
     artifact = Artifact.make(f"{__name__}:Net")
     spots, found = spots_of(artifact.model, IMAGES), calibrated(artifact.model, bits=bits)
-    weights = {path: Weight(bits, per_channel) for path in spots.weights}
+    weights = {p: Weight(bits, per_channel, given=spots.given[p]) for p in spots.weights}
     artifact.edit(RoundTensors(found.activations, weights))
     for rounder, threshold in zip(rounders(artifact.model), found.thresholds, strict=True):
         rounder.start(threshold)
@@ -89,24 +89,29 @@ def rounders(model: nn.Module) -> list[Rounder]:
 
 def by_hand(net: Net, thresholds: list[float], bits: int) -> Tensor:
     """What the net answers with rounded tensors, written down without any of our modules."""
-    found = iter(thresholds)
+    found, steps = iter(thresholds), dict[int, float]()
 
     def act(x: Tensor, signed: bool = False) -> Tensor:
         top = 2 ** (bits - signed) - 1
         scale = next(found) / top
-        return (x / scale).round().clamp(-top if signed else 0, top) * scale
+        made = (x / scale).round().clamp(-top if signed else 0, top) * scale
+        steps[id(made)] = scale
+        return made
 
-    def weight(layer: nn.Module) -> Tensor:
+    def rounded(layer: nn.Module, given: Tensor) -> tuple[Tensor, Tensor]:
         top, sizes = 2 ** (bits - 1) - 1, layer.weight.detach().flatten(1).abs().amax(1)
         scale = (sizes / top).reshape(-1, *[1] * (layer.weight.ndim - 1))
-        return (layer.weight.detach() / scale).round().clamp(-top, top) * scale
+        step = sizes / top * steps[id(given)]
+        bias = (layer.bias.detach() / step).round() * step
+        return (layer.weight.detach() / scale).round().clamp(-top, top) * scale, bias
 
     x = act(IMAGES, signed=True)
-    x = act(F.conv2d(x, weight(net.stem), net.stem.bias), signed=True)
+    x = act(F.conv2d(x, *rounded(net.stem, x)), signed=True)
     for block in net.blocks:
-        inner = act(F.conv2d(x, weight(block.conv), block.conv.bias, padding=1).relu())
+        inner = act(F.conv2d(x, *rounded(block.conv, x), padding=1).relu())
         x = act((x + inner).relu())
-    return F.linear(act(x.mean((2, 3))), weight(net.head), net.head.bias)
+    x = act(x.mean((2, 3)))
+    return F.linear(x, *rounded(net.head, x))
 
 
 # ---- what it computes
@@ -202,7 +207,9 @@ def test_a_part_that_is_called_alone_is_not_rounded() -> None:
     model = quantized().model
     inputs = torch.randn(1, 4, 8, 8)
     block = copy.deepcopy(Net().blocks[0])
-    block.conv.weight.data = model.blocks[0].conv.weight.detach()  # type: ignore[union-attr, index]
+    for name in ("weight", "bias"):
+        made = getattr(model.get_submodule("blocks.0.conv"), name)
+        getattr(block.conv, name).data = made.detach()
     assert torch.equal(model.blocks[0](inputs), block(inputs))  # type: ignore[operator, index]
 
 
@@ -295,7 +302,7 @@ def test_edits_that_do_not_fit_are_named(make: Any, said: str) -> None:
 
 def wires() -> Iterator[tuple[Any, str]]:
     activation = {"sites": [["stem", "", 0]], "bits": 8, "signed": True, "by": "fixed"}
-    weight = {"bits": 8, "per_channel": True, "by": "abs_max"}
+    weight = {"bits": 8, "per_channel": True, "by": "abs_max", "given": None}
     good = {"activations": [activation], "weights": {"stem": weight}}
     yield good | {"more": 1}, "unknown key 'more'"
     yield {"weights": {}}, "no key 'activations'"
@@ -306,8 +313,10 @@ def wires() -> Iterator[tuple[Any, str]]:
     yield good | {"activations": [activation | {"signed": 1}]}, "signed is 1; expected true or"
     yield good | {"activations": [activation | {"by": "max"}]}, "by is 'max'; expected one of fixed"
     yield good | {"weights": {"stem": weight | {"bits": 0}}}, "bits is 0; expected 2 to 8"
-    yield good | {"weights": {"stem": {"bits": 8, "by": "lsq"}}}, "no key 'per_channel'"
+    yield good | {"weights": {"stem": {"bits": 8, "by": "lsq", "given": 0}}}, "no key 'per_channel'"
     yield good | {"weights": {"stem": weight | {"by": "max"}}}, "by is 'max'; expected one of abs_m"
+    yield good | {"weights": {"stem": weight | {"given": 1.0}}}, "given is 1.0; expected an integer"
+    yield good | {"weights": {"stem": weight | {"given": 1}}}, "given of the weight of stem is 1"
 
 
 @pytest.mark.parametrize(("wire", "said"), list(wires()))
@@ -319,7 +328,7 @@ def test_json_that_is_no_edit_is_refused(wire: Any, said: str) -> None:
 def test_json_of_an_edit_is_read_back() -> None:
     edit = RoundTensors(
         [Activation((Site("a", "add", 1), Site("b")), Grid(4, signed=False), "lsq")],
-        {"c": Weight(3, per_channel=False, by="lsq")},
+        {"c": Weight(3, per_channel=False, by="lsq"), "d": Weight(given=0)},
     )
     assert RoundTensors.from_json(edit.to_json()) == edit
 

@@ -19,20 +19,24 @@ from pantheon.compress.quantize.grid import Grid
 from pantheon.compress.quantize.observers import FRACTIONS, AbsMax, MovingAverage, RangeAbsMax
 from pantheon.compress.quantize.rounding import (
     ROUNDERS,
-    WEIGHT_ROUNDERS,
     ClippingRounder,
     DynamicRounder,
-    LeastErrorWeightRounder,
     MovingRounder,
     RangeRounder,
     Rounder,
     StepRounder,
-    StepWeightRounder,
 )
 from pantheon.compress.quantize.scales import activation_scales, weight_scales
-from pantheon.compress.quantize.simulated import frozen, original_weight, weight_rounders
+from pantheon.compress.quantize.simulated import frozen
 from pantheon.compress.quantize.spots import Site, spots_of
 from pantheon.compress.quantize.taps import Taps
+from pantheon.compress.quantize.weights import (
+    WEIGHT_ROUNDERS,
+    LeastErrorWeightRounder,
+    StepWeightRounder,
+    original_weight,
+    weight_rounders,
+)
 from tests.unit.test_quantize_model import IMAGES, Net, Stream
 
 BATCHES = [torch.tensor(values) for values in ([1.0, -8.0], [2.0, 0.0], [-3.0, 1.0])]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from pantheon.compress.quantize.answers import Seen
 from pantheon.compress.quantize.grid import Grid
-from pantheon.compress.quantize.rounding import WeightRounder
+from pantheon.compress.quantize.weights import WeightRounder
 
 LOWEST, HIGHEST = -0.1, 1.1
 """Where the sigmoid is stretched to, before it is clipped to 0 and 1: gamma and zeta."""
@@ -135,7 +135,7 @@ def error_of(layer: nn.Module, weight: Tensor, seen: Seen) -> float:
 
 def _answer(layer: nn.Module, inputs: Tensor, weight: Tensor) -> Tensor:
     """What a layer answers with another weight."""
-    found, weight = layer._parameters["bias"], weight.to(inputs.dtype)
+    found, weight = cast(Any, layer).bias, weight.to(inputs.dtype)
     bias = None if found is None else found.detach()
     if isinstance(layer, nn.Linear):
         return F.linear(inputs, weight, bias)

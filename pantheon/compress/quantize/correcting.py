@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from pantheon.compress.quantize.answers import means, not_finite, seen_of
 from pantheon.compress.quantize.choice import Choice, error_of, learn, settle
-from pantheon.compress.quantize.simulated import original_weight, plain, weight_rounders
+from pantheon.compress.quantize.simulated import plain
+from pantheon.compress.quantize.weights import original_bias, original_weight, weight_rounders
 from pantheon.paths import module_at
 from pantheon.stream import Batch
 
@@ -62,15 +63,17 @@ def correct_biases(
         >>> correct_biases(net, ["0"], [Batch(inputs=inputs, mask=mask)]), net[0].bias.data
         ({'0': 1.0}, tensor([1.]))
     """
-    biases = {path: module_at(model, path)._parameters.get("bias") for path in paths}
+    biases = {path: original_bias(module_at(model, path)) for path in paths}
     found = {path: bias for path, bias in biases.items() if bias is not None}
     expected = means(plain(model) if real is None else real, list(found), stream, device)
     shifts = {}
     for path, bias in found.items():
         shift = expected[path] - means(model, [path], stream, device)[path]
         with torch.no_grad():
-            bias.add_(shift)
-        shifts[path] = float(shift.abs().mean())
+            # Of what was added to these means, which may be a bias that is rounded.
+            before, added = bias.clone(), cast(Any, module_at(model, path)).bias
+            bias.copy_(added + shift)
+            shifts[path] = float((bias - before).abs().mean())
     return shifts
 
 

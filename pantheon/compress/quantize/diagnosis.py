@@ -13,9 +13,10 @@ from torch import nn
 
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.quantize.config import DiagnoseConfig
-from pantheon.compress.quantize.simulated import is_quantized, plain, weight_rounders
+from pantheon.compress.quantize.simulated import is_quantized, plain
 from pantheon.compress.quantize.spots import spots_of
 from pantheon.compress.quantize.taps import HOLDER, Taps
+from pantheon.compress.quantize.weights import weight_rounders
 from pantheon.compress.run_folder import read_json, write_json
 from pantheon.compress.stage import Cost, Outcome, Phase, Work
 from pantheon.compress.together import first_alone, one_input

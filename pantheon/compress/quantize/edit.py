@@ -11,9 +11,10 @@ from torch.nn.utils import parametrize
 
 from pantheon.compress import strict
 from pantheon.compress.quantize.grid import Grid
-from pantheon.compress.quantize.rounding import ROUNDERS, WEIGHT_ROUNDERS, weight_rounder
+from pantheon.compress.quantize.rounding import ROUNDERS
 from pantheon.compress.quantize.spots import Site
-from pantheon.compress.quantize.taps import tap
+from pantheon.compress.quantize.taps import HOLDER, Taps, tap
+from pantheon.compress.quantize.weights import WEIGHT_ROUNDERS, BiasRounder, weight_rounder
 from pantheon.compress.registry import Edit, register
 from pantheon.errors import ConfigError
 from pantheon.paths import module_at
@@ -38,12 +39,15 @@ class Activation:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A quantizer of a layer's weight.
+    """A quantizer of a layer's weight, and of its bias.
 
     Args:
         bits: of its integers, which are signed.
         per_channel: whether each output channel has a scale of its own.
-        by: where it is clipped: one of `pantheon.compress.quantize.rounding.WEIGHT_ROUNDERS`.
+        by: where it is clipped: one of `pantheon.compress.quantize.weights.WEIGHT_ROUNDERS`.
+        given: the number of the quantizer of activations that rounds what the layer is given, by
+            whose scale the bias is rounded, see `pantheon.compress.quantize.weights.BiasRounder`;
+            None: the bias stays real.
 
     Raises:
         ConfigError: it is none of these.
@@ -52,6 +56,7 @@ class Weight:
     bits: int = 8
     per_channel: bool = True
     by: str = "abs_max"
+    given: int | None = None
 
     def __post_init__(self) -> None:
         if self.by not in WEIGHT_ROUNDERS:
@@ -74,7 +79,8 @@ class RoundTensors(Edit):
         weights: by the path of the layer.
 
     Raises:
-        ConfigError: nothing to quantize, or a site in two of them.
+        ConfigError: nothing to quantize, a site in two of them, or a weight's `given` is none of
+            them.
 
     Example:
         >>> import torch
@@ -98,6 +104,12 @@ class RoundTensors(Edit):
         for each in self.activations:
             if each.by not in ROUNDERS:
                 raise ConfigError(f"by is {quoted(each.by)}; expected one of {', '.join(ROUNDERS)}")
+        for path, weight in self.weights.items():
+            if weight.given is not None and weight.given not in range(len(self.activations)):
+                raise ConfigError(
+                    f"given of the weight of {path} is {weight.given}; there are "
+                    f"{len(self.activations)} quantizers of activations, from 0"
+                )
         object.__setattr__(self, "activations", tuple(self.activations))
 
     def apply(self, model: nn.Module) -> nn.Module:
@@ -115,6 +127,7 @@ class RoundTensors(Edit):
             [each.sites for each in self.activations],
             [ROUNDERS[each.by](each.grid) for each in self.activations],
         )
+        taps: Taps = getattr(model, HOLDER)
         for path, layer in layers.items():
             wanted = self.weights[path]
             dim = channel_dim(layer) if wanted.per_channel else None
@@ -122,6 +135,9 @@ class RoundTensors(Edit):
             made = weight_rounder(wanted.by, Grid(wanted.bits), dim, weight).to(weight.device)
             # Its values fit by themselves: they are of the layer's own shape and dtype.
             parametrize.register_parametrization(layer, "weight", made, unsafe=True)
+            if wanted.given is not None and layer._parameters.get("bias") is not None:
+                rounder = BiasRounder(layer, taps.each, wanted.given)
+                parametrize.register_parametrization(layer, "bias", rounder, unsafe=True)
         return model
 
     def to_json(self) -> dict[str, Any]:
@@ -137,7 +153,12 @@ class RoundTensors(Edit):
                 for each in self.activations
             ],
             "weights": {
-                path: {"bits": each.bits, "per_channel": each.per_channel, "by": each.by}
+                path: {
+                    "bits": each.bits,
+                    "per_channel": each.per_channel,
+                    "by": each.by,
+                    "given": each.given,
+                }
                 for path, each in self.weights.items()
             },
         }
@@ -164,8 +185,9 @@ def _layer(model: nn.Module, path: str) -> nn.Module:
         raise ConfigError(
             f"{path!r} is a {type(layer).__name__}; expected a convolution or linear layer"
         )
-    if "weight" not in layer._parameters:
-        raise ConfigError(f"the weight of {path!r} is parametrized; remove that first")
+    for name in ("weight", "bias"):
+        if name not in layer._parameters:
+            raise ConfigError(f"the {name} of {path!r} is parametrized; remove that first")
     return layer
 
 
@@ -186,10 +208,12 @@ def _site(value: Any) -> Site:
 
 
 def _weight(value: Any, path: str) -> Weight:
-    found = strict.keys(value, f"the weight of {path}", ("bits", "per_channel", "by"))
+    found = strict.keys(value, f"the weight of {path}", ("bits", "per_channel", "by", "given"))
     bits = Grid(strict.whole(found["bits"], "bits")).bits
     by = strict.text(found["by"], "by")
-    return Weight(bits, _flag(found["per_channel"], "per_channel"), by)
+    given = found["given"]
+    place = None if given is None else strict.whole(given, "given")
+    return Weight(bits, _flag(found["per_channel"], "per_channel"), by, place)
 
 
 def _flag(value: Any, where: str) -> bool:

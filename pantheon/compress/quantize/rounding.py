@@ -1,16 +1,14 @@
-"""Modules that round what passes them to the integers of a grid, as real numbers again."""
+"""Modules that round activations to the integers of a grid, as real numbers again."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from pantheon.compress.quantize.grid import Grid
-from pantheon.compress.quantize.observers import FRACTIONS
-from pantheon.compress.quantize.taps import unseen
 
 LEAST = 2.0**-100
 """The smallest threshold, so that a channel of zeros has a scale."""
@@ -242,133 +240,3 @@ ROUNDERS: dict[str, Callable[[Grid], Rounder]] = {
     "lsq": StepRounder,
 }
 """What becomes of a threshold in training, by name."""
-
-
-class WeightRounder(nn.Module):
-    """Rounds a layer's weight, by the largest absolute value that it has at the time.
-
-    A parametrization of the weight: see `torch.nn.utils.parametrize`.
-
-    Args:
-        grid: the integers; signed.
-        channel_dim: the dimension of output channels, where each has a scale of its own.
-
-    Example:
-        >>> layer = nn.Linear(2, 2)
-        >>> rounder = WeightRounder(Grid(2), channel_dim=0)
-        >>> rounder(torch.tensor([[4.0, 1.0], [1.0, 1.0]]))
-        tensor([[4., 0.],
-                [1., 1.]])
-    """
-
-    def __init__(self, grid: Grid, channel_dim: int | None) -> None:
-        super().__init__()
-        self.grid, self.channel_dim = grid, channel_dim
-
-    def start(self, weight: Tensor) -> None:
-        """Begin with the weight that is to be rounded."""
-
-    def scale(self, weight: Tensor) -> Tensor:
-        """What one step stands for: one number, or ``[channels]``."""
-        sizes = self._by_channel(weight.detach().abs())
-        return self.grid.scale(sizes.amax(1).clamp(min=LEAST).reshape(self._shape(weight)))
-
-    def fitting(self, weight: Tensor) -> Tensor:
-        """The same, of a shape that a weight can be divided by."""
-        scale = self.scale(weight)
-        if self.channel_dim is None:
-            return scale
-        return scale.reshape([-1 if d == self.channel_dim else 1 for d in range(weight.ndim)])
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """Round a float weight."""
-        with unseen():
-            return self.grid.rounded(weight, self.scale(weight), self.channel_dim)
-
-    def _by_channel(self, weight: Tensor) -> Tensor:
-        """``[channels, others]``; one channel where all have one scale."""
-        if self.channel_dim is None:
-            return weight.reshape(1, -1)
-        return weight.movedim(self.channel_dim, 0).flatten(1)
-
-    def _shape(self, weight: Tensor) -> tuple[int, ...]:
-        """Of the scale."""
-        return () if self.channel_dim is None else (weight.shape[self.channel_dim],)
-
-
-class LeastErrorWeightRounder(WeightRounder):
-    """Rounds a weight by the thresholds at which that errs least, which stay in training.
-
-    Of each channel those fractions of its largest absolute value are tried that observers of
-    activations try; what is above is clipped.
-
-    Args:
-        grid: the integers; signed.
-        channel_dim: see `WeightRounder`.
-        shape: of the weight.
-
-    Attributes:
-        threshold: float32, one number or ``[channels]``.
-
-    Example:
-        >>> weight = torch.tensor([[1.0, 0.49, 0.49, -0.49]])
-        >>> rounder = LeastErrorWeightRounder(Grid(2), 0, weight.shape)
-        >>> rounder.start(weight)
-        >>> rounder.threshold
-        tensor([0.6200])
-    """
-
-    threshold: Tensor
-
-    def __init__(self, grid: Grid, channel_dim: int | None, shape: Sequence[int]) -> None:
-        super().__init__(grid, channel_dim)
-        self.register_buffer("threshold", torch.ones(self._shape(torch.empty(*shape))))
-
-    @torch.no_grad()
-    def start(self, weight: Tensor) -> None:
-        """Find the thresholds of this weight."""
-        rows = self._by_channel(weight.float())
-        largest = rows.abs().amax(1).clamp(min=LEAST)
-        tried = torch.stack([fraction * largest for fraction in FRACTIONS])
-        errors = [
-            (rows - self.grid.rounded(rows, self.grid.scale(each), 0)).square().sum(1)
-            for each in tried
-        ]
-        best = torch.stack(errors).argmin(0)
-        self.threshold.copy_(tried.gather(0, best[None])[0].reshape(self.threshold.shape))
-
-    def scale(self, weight: Tensor) -> Tensor:
-        """What one step stands for: one number, or ``[channels]``."""
-        return self.grid.scale(self.threshold.clamp(min=LEAST))
-
-
-class StepWeightRounder(LeastErrorWeightRounder):
-    """Learns what one step of a weight stands for, by LSQ: see `StepRounder`.
-
-    It begins with the thresholds of the least error, as those of LSQ's paper are for weights of a
-    normal distribution only.
-    """
-
-    def __init__(self, grid: Grid, channel_dim: int | None, shape: Sequence[int]) -> None:
-        super().__init__(grid, channel_dim, shape)
-        started = self.threshold
-        del self.threshold
-        self.threshold = nn.Parameter(started)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """Round a float weight."""
-        with unseen():
-            scale = self.fitting(weight)
-            return stepped(weight, scale, self.grid, weight.numel() // scale.numel())
-
-
-def weight_rounder(by: str, grid: Grid, channel_dim: int | None, weight: Tensor) -> WeightRounder:
-    """A rounder of a weight, by one of `WEIGHT_ROUNDERS`."""
-    if by == "abs_max":
-        return WeightRounder(grid, channel_dim)
-    kind = StepWeightRounder if by == "lsq" else LeastErrorWeightRounder
-    return kind(grid, channel_dim, weight.shape)
-
-
-WEIGHT_ROUNDERS = ("abs_max", "mse", "lsq")
-"""What a weight may be rounded by."""

@@ -10,9 +10,9 @@ import numpy as np
 from torch import nn
 
 from pantheon.compress.quantize.rounding import DynamicRounder, Rounder
-from pantheon.compress.quantize.simulated import original_weight, weight_rounders
 from pantheon.compress.quantize.spots import Site
 from pantheon.compress.quantize.taps import HOLDER, Taps
+from pantheon.compress.quantize.weights import original_weight, weight_rounders
 from pantheon.errors import ConfigError
 
 ZERO_POINT = 128

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
-from pantheon.compress.quantize.rounding import DynamicRounder, Rounder, WeightRounder
+from pantheon.compress.quantize.rounding import DynamicRounder, Rounder
 from pantheon.compress.quantize.taps import HOLDER, Taps, untap
+from pantheon.compress.quantize.weights import (
+    WeightRounder,
+    original_bias,
+    original_weight,
+    weight_rounders,
+)
 
 
 def is_quantized(model: nn.Module) -> bool:
@@ -62,38 +67,14 @@ def frozen(model: nn.Module) -> nn.Module:
     return model
 
 
-def weight_rounders(layer: nn.Module) -> list[WeightRounder]:
-    """What rounds the weight of a layer: one, or nothing."""
-    if not parametrize.is_parametrized(layer, "weight"):
-        return []
-    every = cast(Any, layer.parametrizations)["weight"]
-    return [each for each in every if isinstance(each, WeightRounder)]
-
-
-def original_weight(layer: nn.Module) -> Tensor:
-    """The weight of a layer as it is before it is rounded.
-
-    Example:
-        >>> from pantheon.compress.quantize.edit import RoundTensors, Weight
-        >>> layer = nn.Linear(1, 1, bias=False)
-        >>> _ = RoundTensors((), {"0": Weight()}).apply(nn.Sequential(layer))
-        >>> original_weight(layer) is layer.parametrizations.weight.original
-        True
-    """
-    every = cast(Any, layer.parametrizations)["weight"]
-    weight = every.original
-    for each in every:
-        weight = weight if isinstance(each, WeightRounder) else each(weight)
-    return cast(Tensor, weight)
-
-
 @torch.no_grad()
 def _settle(layer: nn.Module) -> None:
-    """Give a layer its class and its weight back, without the rounding.
+    """Give a layer its class, weight and bias back, without the rounding.
 
-    PyTorch's own way takes the weight from the class, which copies of the layer share.
+    PyTorch's own way takes them from the class, which copies of the layer share.
     """
-    weight = original_weight(layer)
+    weight, bias = original_weight(layer), original_bias(layer)
     layer.__class__ = parametrize.type_before_parametrizations(layer)
     del layer.parametrizations
     layer.register_parameter("weight", nn.Parameter(weight.detach()))
+    layer.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach()))

@@ -111,12 +111,16 @@ class Spots:
         answers: of layers whose weights are rounded, by path: the place in `activations` of what
             they answer; of one that is called twice, of the last. Those whose answer is not rounded
             are not in it.
+        given: the same of what they are given. Only those whose bias kernels add as an integer are
+            in it: none that is given something else when it is called again, and no linear layer
+            of more than two dimensions, which is exported as a product and a sum.
     """
 
     activations: tuple[Spot, ...]
     weights: tuple[str, ...]
     float: Mapping[Site, str] = field(default_factory=dict)
     answers: Mapping[str, int] = field(default_factory=dict)
+    given: Mapping[str, int] = field(default_factory=dict)
 
 
 def spots_of(
@@ -201,7 +205,18 @@ class _Reading:
             tuple(made),
             {self._site[node]: op_of(node) for node in others},
             {path: place for path, place in made.items() if place is not None},
+            self._read(weighted, places),
         )
+
+    def _read(self, weighted: Sequence[Node], places: Mapping[Node, int]) -> dict[str, int]:
+        """What layers are given whose bias is an integer."""
+        found: dict[str, set[int | None]] = defaultdict(set)
+        for node in weighted:
+            added = op_of(node) != "linear" or node.meta["val"].ndim == 2
+            given = self._given(node)
+            found[path_of(node)].add(places.get(given[0]) if added and given else None)
+        only = {path: next(iter(some)) for path, some in found.items() if len(some) == 1}
+        return {path: place for path, place in only.items() if place is not None}
 
     def _spot(self, nodes: Sequence[Node]) -> Spot:
         same = [n for n in nodes if _moves(n) or (op_of(n) == "cat" and len(nodes) > 1)]

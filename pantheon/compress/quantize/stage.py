@@ -21,12 +21,9 @@ from pantheon.compress.quantize.observers import observer
 from pantheon.compress.quantize.processor import saturates
 from pantheon.compress.quantize.rounding import Rounder
 from pantheon.compress.quantize.scales import REDUCED
-from pantheon.compress.quantize.simulated import (
-    is_quantized,
-    original_weight,
-    weight_rounders,
-)
+from pantheon.compress.quantize.simulated import is_quantized
 from pantheon.compress.quantize.spots import Spots
+from pantheon.compress.quantize.weights import original_weight, weight_rounders
 from pantheon.compress.run_folder import read_json, write_json
 from pantheon.compress.stage import Cost, Outcome, Phase, Work
 from pantheon.compress.together import SEED, first_alone, one_input
@@ -203,7 +200,7 @@ class Quantize:
 
         What several layers answer, as before a concatenation, has the most bits of theirs.
         """
-        weights = dict.fromkeys(spots.weights, self.weight)
+        weights = {p: replace(self.weight, given=spots.given.get(p)) for p in spots.weights}
         answers: dict[str, int] = {}
         for pattern, bits in self.mixed.items():
             # In the order of the patterns, so that the last one counts.
