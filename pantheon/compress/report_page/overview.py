@@ -8,6 +8,7 @@ from pantheon.compress.report import StageReport
 from pantheon.compress.report_page.columns import Look, columns, measured
 from pantheon.compress.report_page.nested import rows_of
 from pantheon.compress.report_page.panels import Choice, panel
+from pantheon.compress.report_page.quantization import of_integers
 from pantheon.compress.report_page.runs import Run, stages_of
 from pantheon.compress.report_page.section import (
     Cell,
@@ -37,6 +38,10 @@ def summary(runs: Sequence[Run], choice: Choice) -> Section:
             last = run.stages[-1]
             parts.append(f"After {last.stage}, beside the original:")
             parts.append(Tiles([(k, _turned(look(last.after, run.original))) for k, look in looks]))
+        for report in run.stages:
+            if tiles := of_integers(report, run):
+                runtime = "as integers, in ONNX Runtime, beside real numbers there:"
+                parts += [f"After {report.stage}, {runtime}", tiles]
         parts.append(_models(run, looks))
         parts.extend(_tested(run))
     return Section("Summary", parts)

@@ -86,8 +86,20 @@ def _corrected(found: Mapping[str, Any]) -> str:
 
 def _exported(report: StageReport, run: Run) -> Iterator[Part]:
     found = mapping(report.figures.get(INTEGERS))
+    if tiles := of_integers(report, run):
+        yield tiles
+    left = found.get("float_operators")
+    if isinstance(left, list) and left:
+        rows = [texts(str(each)) for each in left]
+        title = f"operators that are left with real numbers: {len(left)}"
+        yield Table(texts("operator, and the module it came from"), rows, title=title, folded=True)
+
+
+def of_integers(report: StageReport, run: Run) -> Tiles | None:
+    """Size and latency of a file of integers beside the one of real numbers; None without one."""
+    found = mapping(report.figures.get(INTEGERS))
     if not found:
-        return
+        return None
     tiles = []
     for name, unit in (("bytes", "B"), ("latency", "")):
         values = [_figure(each, name) for each in (found, report.figures)]
@@ -99,12 +111,7 @@ def _exported(report: StageReport, run: Run) -> Iterator[Part]:
     for name, alike in run.exported.items():
         if name in (INTEGERS, f"{INTEGERS} of {report.stage}"):
             tiles.append(("agrees with the model that rounds", _alike(alike)))
-    yield Tiles(tiles)
-    left = found.get("float_operators")
-    if isinstance(left, list) and left:
-        rows = [texts(str(each)) for each in left]
-        title = f"operators that are left with real numbers: {len(left)}"
-        yield Table(texts("operator, and the module it came from"), rows, title=title, folded=True)
+    return Tiles(tiles)
 
 
 def _figure(values: Mapping[str, Any], name: str) -> float | None:
