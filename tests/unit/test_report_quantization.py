@@ -10,6 +10,7 @@ import pytest
 
 from pantheon.compress.report import Likeness
 from pantheon.compress.report_page import Choice, Run, Section
+from pantheon.compress.report_page.overview import summary
 from pantheon.compress.report_page.quantization import quantization
 from pantheon.compress.report_page.section import Picture, Table, Tiles
 from tests.unit.test_report_page import DISTILLED, PRUNED, stage
@@ -83,6 +84,14 @@ def test_the_file_of_integers_is_beside_that_of_real_numbers() -> None:
     ]
     (table,) = parts(Table, section)
     assert [row[0].text for row in table.rows] == INTEGERS["float_operators"]
+
+
+def test_integers_are_in_the_summary_too() -> None:
+    run = run_of(int8=INTEGERS, bytes=2_000_000)
+    (_, tiles) = parts(Tiles, summary([run], Choice()))
+    (name, cell), *_ = tiles.values
+    assert (name, cell.text) == ("file of integers", "500 kB")
+    assert len(parts(Tiles, summary([run_of()], Choice()))) == 1
 
 
 def test_what_each_layer_costs_is_drawn_and_told() -> None:
