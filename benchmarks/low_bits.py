@@ -27,6 +27,12 @@ TEACHER = "resnet"
 LEARNED = {8: {}, 4: {"thresholds": "lsq", "weight_thresholds": "lsq"}}
 """Bits, and what else they ask of the quantize stage."""
 
+OPTIMIZERS = {
+    8: {"name": "sgd", "lr": 0.0001, "momentum": 0.9},
+    4: {"name": "adamw", "lr": 0.001},
+}
+"""By bits: what did best in `examples/vision/pipeline.yaml`, on its validation part."""
+
 
 def pipeline(table: Table, bits: int, seed: int, epochs: int) -> dict[str, Any]:
     """Quantize a cell of B, and train it through the rounding."""
@@ -40,7 +46,7 @@ def pipeline(table: Table, bits: int, seed: int, epochs: int) -> dict[str, Any]:
         "epochs": epochs,
         "validate_every": 0,
         "losses": [{"loss": "kl", "field": "logits", "temperature": 4}],
-        "optimizer": {"name": "sgd", "lr": 0.0001, "momentum": 0.9, "schedule": "cosine"},
+        "optimizer": {**OPTIMIZERS[bits], "schedule": "cosine"},
     }
     folder = RUNS.parent / "low_bits" / f"{bits}-{seed}-{epochs}"
     return made | {"folder": str(folder), "stages": [quantize, learned]}
