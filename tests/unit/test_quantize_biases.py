@@ -77,6 +77,10 @@ def test_kernels_add_the_bias_that_the_model_has(tmp_path: Path) -> None:
 def test_a_bias_without_weights_is_not_lost(tmp_path: Path) -> None:
     model = coarse(zeros=True)
     assert bias(model)[1] == pytest.approx(-0.0123, rel=1e-6)
+    original_bias(model.get_submodule("0"))[1] = 0  # type: ignore[index]
+    model.quantizers.each[0].start(1e-30)
+    assert bias(model)[1] == 0
+    model = coarse(zeros=True)
     assert torch.allclose(exported(model, tmp_path), model(INPUTS), atol=1e-4)
 
 

@@ -194,7 +194,7 @@ class BiasRounder(nn.Module):
                 return bias
             real = bias.detach().double()
             size = real.abs() if step.ndim else real.abs().max()
-            step = torch.maximum(step.double(), size * _ROOM)
+            step = torch.maximum(step.double(), size * _ROOM).clamp(min=LEAST)
             return bias + ((real / step).round() * step - real).to(bias.dtype)
 
 
@@ -224,14 +224,15 @@ def original_weight(layer: nn.Module) -> Tensor:
     return cast(Tensor, weight)
 
 
-def biases_rounded(layer: nn.Module) -> bool:
-    """Whether the bias of a layer is rounded."""
-    return bool(_rounders(layer, "bias", BiasRounder))
-
-
 def original_bias(layer: nn.Module) -> nn.Parameter | None:
-    """The bias of a layer as it is before it is rounded; None of one without."""
-    if biases_rounded(layer):
+    """The bias of a layer as it is before it is rounded; None of one without.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> original_bias(layer) is layer.bias
+        True
+    """
+    if _rounders(layer, "bias", BiasRounder):
         return cast(nn.Parameter, cast(Any, layer.parametrizations)["bias"].original)
     return layer._parameters.get("bias")
 
