@@ -20,7 +20,7 @@ from pantheon.compress.inputs import called
 from pantheon.compress.loaded import Loaded, answers, apart, compared
 from pantheon.compress.onnx_model import in_onnxruntime
 from pantheon.compress.openvino_runtime import float_layers, in_openvino
-from pantheon.compress.quantize.exported import float_operators
+from pantheon.compress.quantize.exported import NODE, SCOPES, float_operators
 from pantheon.compress.quantize.graph import exported, op_of, path_of
 from pantheon.compress.quantize.integers import write_integers
 from pantheon.compress.quantize.simulated import frozen, is_quantized, plain
@@ -187,6 +187,7 @@ class Export:
                 raise _unexported(error, model, inputs) from error
             if program is None:
                 raise ModelError("torch answered no ONNX program for this model")
+            _forget(program.model)
             program.save(partial)
         os.replace(partial, file)
 
@@ -212,6 +213,17 @@ class Export:
         most = self.tolerance if tolerance is None else tolerance
         rows = 1 if self.dynamic_batch else None
         return compared(load(file), model, inputs, most, allowed=allowed, rows=rows)
+
+
+def _forget(model: Any) -> None:
+    """Drop what the exporter noted that nobody asked for: it tells where files lie on this machine.
+
+    What is left says of each node from which module and call it came.
+    """
+    model.graph.metadata_props.clear()
+    for node in model.graph.all_nodes():
+        for key in [key for key in node.metadata_props if key not in (SCOPES, NODE)]:
+            del node.metadata_props[key]
 
 
 def _unexported(error: Exception, model: nn.Module, inputs: Any) -> CompressionError:

@@ -40,6 +40,13 @@ def test_the_latency_says_of_how_many_rows_it_is(tmp_path: Path, dynamic: bool, 
     assert stage.verify(model, inputs, tmp_path / "model.onnx")["latency"]["rows"] == rows
 
 
+def test_a_file_does_not_tell_where_it_was_made(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    Export().write(Two(1.0).eval(), torch.rand(4, 3), file)
+    assert Path(__file__).name.encode() not in file.read_bytes()
+    assert b"name_scopes" in file.read_bytes()
+
+
 class Decomposed(nn.Module):
     """An operation that ONNX does not have."""
 

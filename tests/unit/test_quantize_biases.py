@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,9 @@ def test_kernels_add_the_bias_that_the_model_has(tmp_path: Path) -> None:
     model = coarse()
     answer = exported(model, tmp_path)
     assert torch.allclose(answer, model(INPUTS), atol=1e-4)
+    graph = onnx.load(tmp_path / "model.int8.onnx").graph
+    kept = {tensor.name: len(tensor.dims) for tensor in graph.initializer if tensor.data_type == 6}
+    assert list(kept.values()) == [1], "no zeros are kept beside the bias"
     model.get_submodule("0").parametrizations.bias[0] = nn.Identity()
     assert not torch.allclose(answer, model(INPUTS), atol=1e-3)
 

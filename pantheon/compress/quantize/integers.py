@@ -79,7 +79,7 @@ def write_integers(model: nn.Module, inputs: Any, float_file: Path, file: Path) 
         _only_ours(quantized.graph, plan.rounded)
         _all_ours(quantized.graph, plan.rounded)
         _keep_real(quantized.graph, {node.name for node in source.graph.node} - set(plan.nodes))
-        forget(quantized.graph)
+        _lighten(quantized.graph)
         onnx.save(quantized, partial)
         os.replace(partial, file)
 
@@ -195,6 +195,20 @@ def _keep_real(graph: Any, kept: Collection[str]) -> None:
         graph.initializer.append(numpy_helper.from_array(np.array(np.inf, np.float32), most))
         least = helper.make_node("Min", [real, most], [name], f"{name}{MARK}")
         graph.node.insert(list(graph.node).index(node) + 1, least)
+
+
+def _lighten(graph: Any) -> None:
+    """Leave out what says nothing: shapes between nodes, and that 0 stands for 0 in biases."""
+    from onnx import TensorProto
+
+    forget(graph)
+    biases = {t.name for t in graph.initializer if t.data_type == TensorProto.INT32}
+    zeros = set()
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in biases and len(node.input) > 2:
+            zeros.add(node.input.pop())
+    for tensor in [tensor for tensor in graph.initializer if tensor.name in zeros]:
+        graph.initializer.remove(tensor)
 
 
 def _reread(graph: Any, old: str, new: str) -> None:

@@ -99,7 +99,8 @@ def round_weights(graph: Any, model: nn.Module, weights: Mapping[str, Scale]) ->
 
 
 def forget(graph: Any) -> None:
-    """Drop what the exporter noted of each node but for its modules: it is longer than weights."""
+    """Drop shapes between nodes, and what the exporter noted but for the nodes' modules."""
+    graph.ClearField("value_info")
     for node in graph.node:
         for prop in [prop for prop in node.metadata_props if prop.key != SCOPES]:
             node.metadata_props.remove(prop)
