@@ -106,9 +106,13 @@ def _rows(table: Table) -> list[str]:
     for row, asked in table.spec["rows"].items():
         target = asked.get("target")
         every = [difference(table, row, baseline, photographs=p) for p in (False, True)]
-        told = [f"{_interval(d)} | {_verdict(table, row, d, target)}" for d in every]
+        both = [*pairs(table, row, baseline).values()]
+        told = [f"{_interval(d)} | {_verdict(table, row, d, len(both))}" for d in every]
+        points = _told(every[0])
+        if len(both) == 1:
+            points = f"{both[0][0]['top1'] - both[0][1]['top1']:+.2f}"
         goal = "none: a control" if target is None else f"{target:+}"
-        lines.append(f"| {row} | {_told(every[0])} | {goal} | {' | '.join(told)} |")
+        lines.append(f"| {row} | {points} | {goal} | {' | '.join(told)} |")
     for row in table.rows:
         if said := _baseline(table, row, baseline):
             lines += ["", said]
@@ -132,10 +136,11 @@ def _baseline(table: Table, row: str, baseline: str) -> str:
     )
 
 
-def _verdict(table: Table, row: str, found: Difference | None, target: float | None) -> str:
+def _verdict(table: Table, row: str, found: Difference | None, seeds: int) -> str:
     """None is given before all seeds are there."""
-    if found is None or found.seeds < len(table.seeds(row)):
-        return "not run yet"
+    planned, target = len(table.seeds(row)), table.spec["rows"][row].get("target")
+    if found is None or seeds < planned:
+        return f"{seeds} of {planned} seeds" if seeds else "not run yet"
     return "" if target is None else f"**{found.verdict(target)}**"
 
 

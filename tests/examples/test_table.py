@@ -174,7 +174,7 @@ def test_pruned_rows_are_told_before_and_after_training(
         table.run(*cell)
     write(table)
     page = (tmp_path / "docs" / "results.md").read_text()
-    assert re.search(r"\| uniform \| .* \| -1.0 \| .* \| not run yet \|", page)
+    assert re.search(r"\| uniform \| .* \| -1.0 \| .* \| 2 of 3 seeds \|", page)
     assert "random beside" not in page
     for seed in range(2):
         table.run("random", seed)
