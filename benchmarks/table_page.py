@@ -113,9 +113,10 @@ def _rows(table: Table) -> list[str]:
             points = f"{both[0][0]['top1'] - both[0][1]['top1']:+.2f}"
         goal = "none: a control" if target is None else f"{target:+}"
         lines.append(f"| {row} | {points} | {goal} | {' | '.join(told)} |")
+    said: dict[str, list[str]] = {}
     for row in table.rows:
-        if said := _baseline(table, row, baseline):
-            lines += ["", said]
+        said.setdefault(_baseline(table, row, baseline), []).append(row)
+    lines += [line for text, some in said.items() if text for line in ("", ", ".join(some) + text)]
     for row, other in (*((row, baseline) for row in table.rows), ("plateau", "B+")):
         if seeds := apart(table, row, other):
             which = ", ".join(map(str, seeds))
@@ -131,8 +132,8 @@ def _baseline(table: Table, row: str, baseline: str) -> str:
         return ""
     mean = np.mean([record["top1"] for record in other.values()])
     return (
-        f"{row} began with weights of B that were trained on another machine, and is compared with "
-        f"a {baseline} that did: {mean:.2f} over seeds {', '.join(map(str, other))}."
+        " began with weights of B that were trained on another machine, and are compared with a "
+        f"{baseline} that did: {mean:.2f} over seeds {', '.join(map(str, other))}."
     )
 
 

@@ -159,7 +159,7 @@ def test_rows_are_compared_with_what_began_with_the_same_weights(
     assert apart(table, "ptq", "B+") == []
     write(table)
     page = (tmp_path / "docs" / "results.md").read_text()
-    assert "ptq began with weights of B that were trained on another machine, and is comp" in page
+    assert "ptq began with weights of B that were trained on another machine, and are" in page
 
 
 @pytest.mark.slow
