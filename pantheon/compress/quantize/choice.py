@@ -108,10 +108,10 @@ def learn(
         lr: of Adam.
     """
     optimizer = torch.optim.Adam([choice.values], lr=lr)
-    unit = nearest / choice.values.numel()
+    unit, bias = nearest / choice.values.numel(), _bias(layer)
     for step, (inputs, answers) in enumerate(batches):
         up = choice.up
-        loss = F.mse_loss(_answer(layer, inputs, choice.rounded(up)), answers) / unit
+        loss = F.mse_loss(_answer(layer, inputs, choice.rounded(up), bias), answers) / unit
         past = (step / steps - WARM_UP) / (1 - WARM_UP)
         if past >= 0:
             beta = FIRST_BETA + (LAST_BETA - FIRST_BETA) * past
@@ -124,19 +124,24 @@ def learn(
 @torch.no_grad()
 def error_of(layer: nn.Module, weight: Tensor, seen: Seen) -> float:
     """The mean squared error of what a layer answers with a weight, in float64."""
-    total, count = 0.0, 0
+    total, count, bias = 0.0, 0, _bias(layer)
     for inputs, answers in zip(seen.inputs, seen.answers, strict=True):
         for some, wanted in zip(torch.split(inputs, 32), torch.split(answers, 32), strict=True):
-            found = _answer(layer, some, weight)
+            found = _answer(layer, some, weight, bias)
             total += float((found - wanted).square().sum(dtype=torch.float64))
             count += wanted.numel()
     return total / count
 
 
-def _answer(layer: nn.Module, inputs: Tensor, weight: Tensor) -> Tensor:
+def _bias(layer: nn.Module) -> Tensor | None:
+    """The bias that a layer adds; it is rounded anew whenever it is asked for."""
+    found = cast(Any, layer).bias
+    return None if found is None else found.detach()
+
+
+def _answer(layer: nn.Module, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What a layer answers with another weight."""
-    found, weight = cast(Any, layer).bias, weight.to(inputs.dtype)
-    bias = None if found is None else found.detach()
+    weight = weight.to(inputs.dtype)
     if isinstance(layer, nn.Linear):
         return F.linear(inputs, weight, bias)
     answer: Tensor = cast(Any, layer)._conv_forward(inputs, weight, bias)
