@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -98,6 +99,9 @@ def test_nets_are_computed_with_integers_from_end_to_end(
 ) -> None:
     torch.manual_seed(0)
     net = folded(name)
+    for path, parameter in net.named_parameters():
+        if path.endswith("bias"):
+            parameter.normal_(std=0.1)  # Where there is none, nothing keeps a layer real.
     model = quantized(net)
     float_file, file = written(model, tmp_path)
     found = kernels(file, tmp_path)
@@ -155,7 +159,33 @@ def test_other_operations_answer_what_the_rounded_model_does(tmp_path: Path) -> 
     assert _apart(answered(file, inputs), rounded) < 0.5 * _apart(net(inputs), rounded)
     assert ("ConvTranspose", "up") in float_operators(file)  # ONNX Runtime has no kernel for it.
     names = {tensor.name for tensor in onnx.load(file).graph.initializer}
-    assert {"kept.weight", "head.weight_quantized"} <= names
+    assert {"kept.weight", "head.weight.int"} <= names
+
+
+@torch.no_grad()
+def test_a_file_of_integers_says_nothing_twice(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs = IMAGES[:, :, :16, :16]
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), Block(), nn.Flatten(), nn.Linear(1024, 3)).eval()
+    _, file = written(quantized(net, inputs), tmp_path, inputs)
+    graph = onnx.load(file).graph
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    assert len(values) == len(graph.initializer)
+    zeros = [(value.dtype, value.item()) for value in values.values() if value.dtype.itemsize == 1
+             and not value.shape]  # fmt: skip
+    assert len(zeros) == len(set(zeros)) >= 1
+    # Biases of layers whose answer is rounded have no scales: runtimes round them by themselves.
+    biases = {name: value.dtype.kind for name, value in values.items() if "bias" in name}
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    assert len(convolutions) > 1
+    assert biases == {node.input[2]: "f" for node in convolutions} | {
+        "3.bias.int": "i",
+        "3.bias_quantized.step": "f",
+    }
+    # Only the matrix is told what stands for 0 in its weights.
+    backs = [node for node in graph.node if node.op_type == "DequantizeLinear"]
+    told = [node.input[0] for node in backs if len(node.input) == 3 and node.input[0] in values]
+    assert told == ["3.weight.int"]
 
 
 @torch.no_grad()

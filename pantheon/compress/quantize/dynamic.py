@@ -12,7 +12,8 @@ import numpy as np
 from torch import nn
 
 from pantheon.compress.quantize.exported import MARK
-from pantheon.compress.quantize.placing import WEIGHTED, forget, named, round_weights
+from pantheon.compress.quantize.lighter import forget
+from pantheon.compress.quantize.placing import WEIGHTED, named, round_weights
 from pantheon.compress.quantize.scales import (
     Scale,
     activation_scales,

@@ -14,7 +14,8 @@ from torch import nn
 from pantheon.compress.inputs import fed
 from pantheon.compress.quantize.dynamic import write_dynamic
 from pantheon.compress.quantize.exported import MARK, MOVING
-from pantheon.compress.quantize.placing import WEIGHTED, forget, named, round_weights
+from pantheon.compress.quantize.lighter import lighten
+from pantheon.compress.quantize.placing import WEIGHTED, named, round_weights
 from pantheon.compress.quantize.scales import (
     Scale,
     activation_scales,
@@ -79,7 +80,7 @@ def write_integers(model: nn.Module, inputs: Any, float_file: Path, file: Path) 
         _only_ours(quantized.graph, plan.rounded)
         _all_ours(quantized.graph, plan.rounded)
         _keep_real(quantized.graph, {node.name for node in source.graph.node} - set(plan.nodes))
-        _lighten(quantized.graph)
+        lighten(quantized.graph)
         onnx.save(quantized, partial)
         os.replace(partial, file)
 
@@ -195,20 +196,6 @@ def _keep_real(graph: Any, kept: Collection[str]) -> None:
         graph.initializer.append(numpy_helper.from_array(np.array(np.inf, np.float32), most))
         least = helper.make_node("Min", [real, most], [name], f"{name}{MARK}")
         graph.node.insert(list(graph.node).index(node) + 1, least)
-
-
-def _lighten(graph: Any) -> None:
-    """Leave out what says nothing: shapes between nodes, and that 0 stands for 0 in biases."""
-    from onnx import TensorProto
-
-    forget(graph)
-    biases = {t.name for t in graph.initializer if t.data_type == TensorProto.INT32}
-    zeros = set()
-    for node in graph.node:
-        if node.op_type == "DequantizeLinear" and node.input[0] in biases and len(node.input) > 2:
-            zeros.add(node.input.pop())
-    for tensor in [tensor for tensor in graph.initializer if tensor.name in zeros]:
-        graph.initializer.remove(tensor)
 
 
 def _reread(graph: Any, old: str, new: str) -> None:

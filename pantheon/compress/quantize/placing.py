@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from torch import Tensor, nn
 
-from pantheon.compress.quantize.exported import SCOPES, module_of, tensors_at
+from pantheon.compress.quantize.exported import module_of, tensors_at
 from pantheon.compress.quantize.scales import Scale
 from pantheon.compress.quantize.simulated import plain
 from pantheon.compress.quantize.spots import Site
@@ -96,11 +96,3 @@ def round_weights(graph: Any, model: nn.Module, weights: Mapping[str, Scale]) ->
             "rounds; keep these layers out of quantization"
         )
     return found
-
-
-def forget(graph: Any) -> None:
-    """Drop shapes between nodes, and what the exporter noted but for the nodes' modules."""
-    graph.ClearField("value_info")
-    for node in graph.node:
-        for prop in [prop for prop in node.metadata_props if prop.key != SCOPES]:
-            node.metadata_props.remove(prop)
