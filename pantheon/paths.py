@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
 from pantheon.errors import ConfigError
-from pantheon.quote import quoted
-
-
-def near(name: str, names: Iterable[str]) -> str:
-    """What to add to a message about a name that is not there: the nearest ones that are.
-
-    Example:
-        >>> near("conv", ["conv1", "conv2", "head"])
-        "; the nearest are 'conv2', 'conv1'"
-        >>> near("conv", ["head"])
-        ''
-    """
-    found = difflib.get_close_matches(name[:200], names, n=3, cutoff=0.5)
-    return f"; the nearest are {', '.join(map(repr, found))}" if found else ""
+from pantheon.quote import near, quoted
 
 
 def matching(pattern: str, paths: Iterable[str], key: str) -> set[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import reprlib
+from collections.abc import Iterable
 from typing import Any
 
 _SHORT = reprlib.Repr()
@@ -45,3 +47,16 @@ def shortened(text: str, limit: int) -> str:
     return (
         text if len(text) <= limit else f"{text[:limit]} ... ({len(text) - limit} characters more)"
     )
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """What to add to a message about a name that is not there: the nearest ones that are.
+
+    Example:
+        >>> near("conv", ["conv1", "conv2", "head"])
+        "; the nearest are 'conv2', 'conv1'"
+        >>> near("conv", ["head"])
+        ''
+    """
+    found = difflib.get_close_matches(name[:200], names, n=3, cutoff=0.5)
+    return f"; the nearest are {', '.join(map(repr, found))}" if found else ""

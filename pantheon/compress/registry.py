@@ -12,8 +12,7 @@ from torch import nn
 
 from pantheon.compress.strict import mapping
 from pantheon.errors import ConfigError
-from pantheon.paths import near
-from pantheon.quote import quoted
+from pantheon.quote import near, quoted
 
 HOMES = {
     "select_channels": "pantheon.compress.select",

@@ -14,8 +14,8 @@ from pantheon.compress import strict
 from pantheon.compress.layers import cut
 from pantheon.compress.registry import Edit, register
 from pantheon.errors import ConfigError
-from pantheon.paths import module_at, near, tensor_at, tensor_of, tensors_of
-from pantheon.quote import quoted
+from pantheon.paths import module_at, tensor_at, tensor_of, tensors_of
+from pantheon.quote import near, quoted
 
 Slots = dict[tuple[int, str], dict[int, tuple[int, ...]]]
 """What to keep by dimension, by a module's `id` and the name of a tensor of it."""

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pantheon.errors import ArtifactError, StoreError
-from pantheon.paths import near
-from pantheon.quote import quoted
+from pantheon.quote import near, quoted
 from pantheon.saving.nested import DTYPES, pack
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pantheon.errors import ConfigError
-from pantheon.paths import near
+from pantheon.quote import near
 from pantheon.stream import Batch
 from pantheon.training.ramp import Ramp
 

@@ -17,7 +17,8 @@ from pantheon.compress.prune.groups import Structure
 from pantheon.compress.prune.ranking import Counts, Level, Ranking, chosen, rank
 from pantheon.compress.prune.reaching import HALVINGS, Reached, reach
 from pantheon.errors import ConfigError
-from pantheon.paths import near, paths_matching
+from pantheon.paths import paths_matching
+from pantheon.quote import near
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from pantheon.compress.prune.coupling import Coupled, Rows
 from pantheon.compress.prune.dependency import Dependencies
 from pantheon.compress.select import SelectChannels
 from pantheon.errors import ConfigError
-from pantheon.paths import near
+from pantheon.quote import near
 
 Chosen = Mapping[str, Collection[int]]
 """Units to remove, by the name of their group."""

@@ -1,0 +1,162 @@
+"""Where a study is kept: a database that any number of workers share."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial
+from sqlalchemy import event
+
+from pantheon.errors import ConfigError, MismatchError, StoreError
+from pantheon.quote import quoted
+
+VERSION = 1
+"""Of what a study's trials mean; raised when older ones would be read wrongly."""
+
+ABOUT = "pantheon.search"
+"""The attribute of a study that says what it is about."""
+
+ORIGIN = "pantheon.instead_of"
+"""The attribute of a trial that makes up for a lost one: that one's number."""
+
+LOCKED = 60
+"""Seconds for which SQLite waits for other workers."""
+
+
+def masked(url: str) -> str:
+    """A storage's address without its password.
+
+    Example:
+        >>> masked("postgresql://me:secret@host/db")
+        'postgresql://me:***@host/db'
+    """
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+
+
+def storage_at(url: str, heartbeat: float, grace: float) -> RDBStorage:
+    """A database by its address, whose workers give signs of life.
+
+    Args:
+        url: of SQLAlchemy, such as ``sqlite:///search.db`` or ``postgresql://user:word@host/db``.
+        heartbeat: seconds between signs of life; whole ones.
+        grace: seconds without one after which a worker is taken for dead.
+
+    Raises:
+        StoreError: it cannot be reached.
+        ConfigError: no such kind of database, or its driver is not installed.
+    """
+    lite = url.startswith("sqlite")
+    try:
+        with known_experimental():
+            storage = RDBStorage(
+                url,
+                engine_kwargs={"connect_args": {"timeout": LOCKED} if lite else {}},
+                heartbeat_interval=max(1, round(heartbeat)),
+                grace_period=max(2, round(grace)),
+                heartbeat_stale_trial_callback=take_over,
+            )
+        if lite:
+            _hasten(storage)
+        return storage
+    except ImportError as error:
+        raise ConfigError(
+            f"the storage {masked(url)} needs {error.name or 'a driver'}, which is not installed; "
+            "for PostgreSQL install pantheon-kd[postgresql]"
+        ) from error
+    except Exception as error:  # SQLAlchemy's and the driver's own
+        said = masked(str(error)).strip().splitlines()
+        kind = ConfigError if isinstance(error, ValueError) else StoreError
+        raise kind(
+            f"the storage {masked(url)} cannot be reached: {said[0] if said else error!r}"[:400]
+            + "; is the server up, and is the address right?"
+        ) from error
+
+
+def _hasten(storage: RDBStorage) -> None:
+    """Have SQLite write ahead and wait for the disk less often; a killed worker loses nothing."""
+
+    def begin(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    event.listen(storage.engine, "connect", begin)
+    storage.engine.dispose()
+
+
+@contextmanager
+def known_experimental() -> Iterator[None]:
+    """Without warnings that Optuna may change what we use of it: its version is bounded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+def take_over(study: Study, trial: FrozenTrial) -> None:
+    """Have somebody else do what a dead worker was at, once."""
+    if ORIGIN not in trial.user_attrs and trial.params:
+        study.enqueue_trial(dict(trial.params), user_attrs={ORIGIN: trial.number})
+
+
+def study_in(
+    storage: BaseStorage,
+    name: str,
+    about: Mapping[str, Any],
+    directions: Sequence[StudyDirection],
+    sampler: BaseSampler,
+    pruner: optuna.pruners.BasePruner | None = None,
+) -> Study:
+    """The study of a name, made if it is not there.
+
+    Args:
+        about: what it is about, as JSON; all workers say the same.
+        directions: of its objectives.
+
+    Raises:
+        MismatchError: there is one by this name that is about something else.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # Workers tell of trials themselves.
+    study = optuna.create_study(
+        storage=storage,
+        study_name=name,
+        directions=list(directions),
+        sampler=sampler,
+        pruner=pruner or optuna.pruners.NopPruner(),
+        load_if_exists=True,
+    )
+    if study.directions != list(directions):
+        held, wanted = (
+            ", ".join(each.name.lower() for each in some) for some in (study.directions, directions)
+        )
+        raise MismatchError(
+            f"the study {name!r} is to {held}, and this search to {wanted}; give this search "
+            "another name"
+        )
+    asked = {"version": VERSION, **about}
+    found = study.user_attrs.get(ABOUT)
+    if found is None and not study.get_trials(deepcopy=False):
+        study.set_user_attr(ABOUT, asked)
+        found = study.user_attrs[ABOUT]
+    if found != asked:
+        _refuse(name, found, asked)
+    return study
+
+
+def _refuse(name: str, held: Any, asked: Mapping[str, Any]) -> None:
+    if not isinstance(held, Mapping):
+        raise MismatchError(
+            f"the study {name!r} was not made by this command; give this search another name"
+        )
+    for key in sorted({*held, *asked}):
+        if held.get(key) != asked.get(key):
+            raise MismatchError(
+                f"the study {name!r} has {key} {quoted(held.get(key))}, and this search "
+                f"{quoted(asked.get(key))}; put it back, or give this search another name"
+            )
