@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
 
 from pantheon.errors import ConfigError, MismatchError, StoreError
 from pantheon.quote import quoted
@@ -53,31 +56,54 @@ def storage_at(url: str, heartbeat: float, grace: float) -> RDBStorage:
         StoreError: it cannot be reached.
         ConfigError: no such kind of database, or its driver is not installed.
     """
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            return _opened(url, heartbeat, grace)
+        except DBAPIError as error:
+            # Workers that begin at the same time make the same tables.
+            if not left or not any(said in str(error).lower() for said in OTHERS):
+                raise _refused(url, error) from error
+            time.sleep(random.uniform(0.1, 0.5))
+        except ImportError as error:
+            raise ConfigError(
+                f"the storage {masked(url)} needs {error.name or 'a driver'}, which is not "
+                "installed; install it"
+            ) from error
+        except Exception as error:  # SQLAlchemy's and the driver's own
+            raise _refused(url, error) from error
+    raise AssertionError
+
+
+ATTEMPTS = 20
+"""How often tables are made where others make them too."""
+
+OTHERS = ("exist", "unique", "duplicate", "locked")
+"""What databases say then."""
+
+
+def _refused(url: str, error: Exception) -> Exception:
+    """What to tell of a storage that does not open."""
+    said = masked(str(error)).strip().splitlines()
+    kind = ConfigError if isinstance(error, ValueError) else StoreError
+    return kind(
+        f"the storage {masked(url)} cannot be reached: {said[0] if said else error!r}"[:400]
+        + "; is the server up, and is the address right?"
+    )
+
+
+def _opened(url: str, heartbeat: float, grace: float) -> RDBStorage:
     lite = url.startswith("sqlite")
-    try:
-        with known_experimental():
-            storage = RDBStorage(
-                url,
-                engine_kwargs={"connect_args": {"timeout": LOCKED} if lite else {}},
-                heartbeat_interval=max(1, round(heartbeat)),
-                grace_period=max(2, round(grace)),
-                heartbeat_stale_trial_callback=take_over,
-            )
-        if lite:
-            _hasten(storage)
-        return storage
-    except ImportError as error:
-        raise ConfigError(
-            f"the storage {masked(url)} needs {error.name or 'a driver'}, which is not installed; "
-            "for PostgreSQL install pantheon-kd[postgresql]"
-        ) from error
-    except Exception as error:  # SQLAlchemy's and the driver's own
-        said = masked(str(error)).strip().splitlines()
-        kind = ConfigError if isinstance(error, ValueError) else StoreError
-        raise kind(
-            f"the storage {masked(url)} cannot be reached: {said[0] if said else error!r}"[:400]
-            + "; is the server up, and is the address right?"
-        ) from error
+    with known_experimental():
+        storage = RDBStorage(
+            url,
+            engine_kwargs={"connect_args": {"timeout": LOCKED} if lite else {}},
+            heartbeat_interval=max(1, round(heartbeat)),
+            grace_period=max(2, round(grace)),
+            heartbeat_stale_trial_callback=take_over,
+        )
+    if lite:
+        _hasten(storage)
+    return storage
 
 
 def _hasten(storage: RDBStorage) -> None:
