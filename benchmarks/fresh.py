@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from examples.vision.nets.layers import initialise
 from pantheon.compress import Artifact, Work
+from pantheon.nets.layers import initialise
 
 
 def fresh(artifact: Artifact, work: Work) -> Artifact:

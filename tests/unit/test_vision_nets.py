@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 
 from examples.vision import nets
 from examples.vision.metrics import accuracy
-from examples.vision.nets.layers import ConvNet, DepthwiseConv, channels
 from pantheon import reference
 from pantheon.errors import ConfigError
+from pantheon.nets.layers import ConvNet, DepthwiseConv, channels
 from pantheon.training.objective import IGNORE
 
 NETS = [getattr(nets, name) for name in nets.__all__]
@@ -70,6 +71,44 @@ def test_the_convolutions_of_vgg16_have_the_published_weights_and_shifts_for_bia
     scales = sum(norm.weight.numel() for norm in norms)
     assert len(norms) == 13
     assert weights(net.stages) - scales == 14_714_688
+
+
+# --- other stages than the papers'
+
+
+def test_stages_are_as_asked_for() -> None:
+    asked = {"1": {"channels": 40, "blocks": 3, "kernel": 5}, "2": {"expansion": 2}}
+    with torch.device("meta"):
+        net = nets.mobilenet_v2(stages=asked, stem_stride=1)
+        whole = nets.mobilenet_v2(stem_stride=1)
+    assert len(net.stages[1]) == 3
+    assert {block.depthwise.conv.kernel_size for block in net.stages[1]} == {(5, 5)}
+    assert net.stages[1][0].depthwise.conv.stride == (2, 2)
+    assert net.stages[2][0].expand.conv.weight.shape[:2] == (80, 40)
+    assert [len(stage) for stage in net.stages[2:]] == [len(stage) for stage in whole.stages[2:]]
+    with torch.device("meta"):
+        assert len(nets.resnet18(stages={"3": {"blocks": 1, "channels": 256}}).stages[3]) == 1
+        v1 = nets.mobilenet_v1(stages={"3": {"blocks": 2, "kernel": 7}})
+    assert v1.stages[3][1].depthwise.conv.kernel_size == (7, 7)
+    assert nets.mobilenet_v1(stages={"3": {"kernel": 7}}, width=0.125)(
+        torch.zeros(2, 3, 32, 32)
+    ).shape == (2, 100)
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ({"7": {"blocks": 1}}, "no stage '7' .*expected '0' to '6'"),
+        ({"1": 3}, "no stage '1' with columns"),
+        ({"1": {"block": 1}}, "stage 1 has no column 'block'; the nearest are 'blocks'"),
+        ({"1": {"blocks": 0}}, "stage 1: blocks is 0; expected a whole number of 1 or more$"),
+        ({"1": {"blocks": True}}, "blocks is True"),
+        ({"1": {"kernel": 4}}, "kernel is 4; expected a whole number of 1 or more, odd"),
+    ],
+)
+def test_stages_that_cannot_be(stages: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        nets.mobilenet_v2(stages=stages)
 
 
 # --- width, stride and names

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from examples.vision.nets.layers import ConvNet, ConvNorm, channels, check
+from pantheon.nets.layers import ConvNet, ConvNorm, channels, check
 
 
 class Row(NamedTuple):

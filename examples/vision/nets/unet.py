@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from examples.vision.nets.layers import ConvNorm, channels, check, initialise
+from pantheon.nets.layers import ConvNorm, channels, check, initialise
 
 STAGES = (64, 128, 256, 512)
 """Channels at each resolution, from the finest; each after the first has half the sides."""

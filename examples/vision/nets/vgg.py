@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from examples.vision.nets.layers import ConvNet, ConvNorm, channels, check
+from pantheon.nets.layers import ConvNet, ConvNorm, channels, check
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Channels and convolutions of each stage."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pantheon.errors import ConfigError
+from pantheon.quote import near, quoted
 
 
 def channels(count: float, width: float = 1.0) -> int:
@@ -171,3 +173,49 @@ def check(classes: int, width: float, stem_stride: int, in_channels: int) -> Non
         )
     if stem_stride not in (1, 2):
         raise ConfigError(f"stem_stride is {stem_stride}; expected 1 or 2")
+
+
+Stages = Mapping[str, Mapping[str, int]]
+"""What differs from a paper's table: number of the stage, from "0", to column to value."""
+
+
+def table(paper: Sequence[Mapping[str, int]], other: Stages | None) -> list[dict[str, int]]:
+    """A paper's table of stages with some values changed.
+
+    Args:
+        paper: the columns of each stage.
+        other: what differs. Sides of kernels are odd; all else is 1 or more.
+
+    Raises:
+        ConfigError: a stage or column that the table does not have, or a value that cannot be.
+
+    Example:
+        >>> table([{"blocks": 2, "kernel": 3}, {"blocks": 6, "kernel": 3}], {"1": {"blocks": 4}})
+        [{'blocks': 2, 'kernel': 3}, {'blocks': 4, 'kernel': 3}]
+    """
+    made = [dict(stage) for stage in paper]
+    for number, columns in (other or {}).items():
+        if number not in map(str, range(len(made))) or not isinstance(columns, Mapping):
+            raise ConfigError(
+                f"there is no stage {quoted(number)} with columns; expected '0' to "
+                f"'{len(made) - 1}', each with values by column"
+            )
+        stage = made[int(number)]
+        for column, value in columns.items():
+            _check_column(stage, number, column, value)
+            stage[column] = value
+    return made
+
+
+def _check_column(stage: Mapping[str, int], number: str, column: str, value: Any) -> None:
+    if column not in stage:
+        raise ConfigError(
+            f"stage {number} has no column {quoted(column)}{near(str(column), stage)}; it has "
+            f"{', '.join(stage)}"
+        )
+    odd = column != "kernel" or (isinstance(value, int) and value % 2 == 1)
+    if type(value) is not int or value < 1 or not odd:
+        raise ConfigError(
+            f"stage {number}: {column} is {quoted(value)}; expected a whole number of 1 or more"
+            + ("" if odd else ", odd")
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from examples.vision.nets.layers import ConvNet, ConvNorm, channels, check
+from pantheon.nets.layers import ConvNet, ConvNorm, Stages, channels, check, table
 
 
 class BasicBlock(nn.Module):
@@ -66,7 +66,11 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
 
 
 def resnet18(
-    classes: int = 100, width: float = 1.0, stem_stride: int = 2, in_channels: int = 3
+    classes: int = 100,
+    width: float = 1.0,
+    stem_stride: int = 2,
+    in_channels: int = 3,
+    stages: Stages | None = None,
 ) -> ConvNet:
     """ResNet-18.
 
@@ -76,16 +80,21 @@ def resnet18(
         stem_stride: 2 for the paper's stem, a convolution of 7 by 7 and max pooling, which divides
             sides by 4; 1 for one of 3 by 3 that keeps the size, as is usual for small images.
         in_channels: of the images.
+        stages: what differs from the paper's channels (of a block's first convolution) and blocks.
 
     Example:
         >>> sum(p.numel() for p in resnet18(classes=1000).parameters())
         11689512
     """
-    return _resnet(BasicBlock, (2, 2, 2, 2), classes, width, stem_stride, in_channels)
+    return _resnet(BasicBlock, (2, 2, 2, 2), classes, width, stem_stride, in_channels, stages)
 
 
 def resnet50(
-    classes: int = 100, width: float = 1.0, stem_stride: int = 2, in_channels: int = 3
+    classes: int = 100,
+    width: float = 1.0,
+    stem_stride: int = 2,
+    in_channels: int = 3,
+    stages: Stages | None = None,
 ) -> ConvNet:
     """ResNet-50; arguments as for `resnet18`.
 
@@ -93,7 +102,7 @@ def resnet50(
         >>> sum(p.numel() for p in resnet50(classes=1000).parameters())
         25557032
     """
-    return _resnet(Bottleneck, (3, 4, 6, 3), classes, width, stem_stride, in_channels)
+    return _resnet(Bottleneck, (3, 4, 6, 3), classes, width, stem_stride, in_channels, stages)
 
 
 def _resnet(
@@ -103,17 +112,19 @@ def _resnet(
     width: float,
     stem_stride: int,
     in_channels: int,
+    stages: Stages | None,
 ) -> ConvNet:
     check(classes, width, stem_stride, in_channels)
-    inputs, stages = channels(64, width), []
+    paper = [{"channels": 64 * 2**stage, "blocks": depth} for stage, depth in enumerate(depths)]
+    inputs, made = channels(64, width), []
     stem = _stem(in_channels, inputs, stem_stride)
-    for stage, depth in enumerate(depths):
-        planes, blocks = channels(64 * 2**stage, width), []
-        for number in range(depth):
+    for stage, row in enumerate(table(paper, stages)):
+        planes, blocks = channels(row["channels"], width), []
+        for number in range(row["blocks"]):
             blocks.append(block(inputs, planes, 2 if stage and not number else 1))
             inputs = planes * block.expansion
-        stages.append(blocks)
-    return ConvNet(stem, stages, nn.Linear(inputs, classes))
+        made.append(blocks)
+    return ConvNet(stem, made, nn.Linear(inputs, classes))
 
 
 def _stem(inputs: int, outputs: int, stride: int) -> nn.Module:
