@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -84,16 +85,27 @@ def keeps(broken: Mapping[str, float]) -> bool:
 def repaired(task: Task, point: Point, chance: np.random.Generator) -> Point | None:
     """A point within the limits, made of one beyond them by smaller values of ordered choices.
 
-    One choice after the other, by chance, goes down by one place. None if that leads nowhere.
+    On a way by chance to the smallest values of all, one place of one choice at a time, it is the
+    first point that keeps the limits. None if the last one does not.
     """
-    found = dict(point)
-    while True:
-        lower = [c.name for c in task.space.choices if c.ordered and found[c.name] > 0]
-        if not lower:
-            return None
-        found[lower[chance.integers(len(lower))]] -= 1
-        if keeps(excess(task.costs(found), task.limits)):
-            return found
+    ordered = [choice.name for choice in task.space.choices if choice.ordered]
+    steps = [name for name in ordered for _ in range(point[name])]
+    steps = [steps[place] for place in chance.permutation(len(steps))]
+
+    def after(count: int) -> Point:
+        lower = Counter(steps[:count])
+        return {name: place - lower[name] for name, place in point.items()}
+
+    def kept(count: int) -> bool:
+        return keeps(excess(task.costs(after(count)), task.limits))
+
+    low, high = 0, len(steps)
+    if not steps or not kept(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if kept(middle) else (middle, high)
+    return after(high)
 
 
 SAMPLED = 32
