@@ -16,7 +16,7 @@ STAGES = tuple(
 class SeparableBlock(nn.Module):
     """A depthwise convolution, then one of 1 by 1 over the channels."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, kernel: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, kernel: int = 3) -> None:
         super().__init__()
         act = nn.ReLU()
         self.depthwise = ConvNorm(inputs, inputs, kernel, stride, depthwise=True, activation=act)

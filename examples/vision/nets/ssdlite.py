@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from examples.vision.nets.mobilenet1 import SeparableBlock
 from pantheon.nets.layers import ConvNorm, channels, check, initialise
+from pantheon.nets.mobilenet1 import SeparableBlock
 
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
 """Channels and blocks of each stage of the backbone, MobileNetV1's; the last two are looked at."""
