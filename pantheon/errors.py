@@ -154,6 +154,10 @@ class RefusedError(TeacherError):
     """The teacher refused a request and said why."""
 
 
+class DivergedError(ConfigError):
+    """A training came to losses or metrics that are not finite."""
+
+
 class CompressionError(PantheonError):
     """A stage of compression could not do, or did not do, what it should."""
 

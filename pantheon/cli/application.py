@@ -24,6 +24,7 @@ from pantheon.cli.inspect import inspect
 from pantheon.cli.keygen import keygen
 from pantheon.cli.log import LogFormat, LogLevel, log_to_stderr
 from pantheon.cli.report import report
+from pantheon.cli.search import search
 from pantheon.cli.serve import serve
 from pantheon.cli.status import status
 
@@ -37,6 +38,7 @@ app = typer.Typer(
 
 for command in (serve, dump, inspect, status, health, distill, compress, report, keygen, demo):
     app.command()(guarded(command))
+app.add_typer(search, name="search")
 
 
 def _version(asked: bool) -> None:

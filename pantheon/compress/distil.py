@@ -13,7 +13,7 @@ from torch import nn
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.config import DistilConfig
 from pantheon.compress.stage import Cost, Outcome, Phase, Work
-from pantheon.config import OptimizerConfig
+from pantheon.config import LearningConfig, OptimizerConfig
 from pantheon.errors import ConfigError
 from pantheon.paths import module_at
 from pantheon.reference import call
@@ -73,11 +73,8 @@ class Distil:
     @classmethod
     def from_config(cls, config: DistilConfig) -> Distil:
         """The stage that a configuration describes."""
-        return cls(
-            losses=[term_from(loss) for loss in config.losses],
-            epochs=config.epochs,
-            optimizer=config.optimizer,
-            settings=settings_from(config),
+        return cls.from_learning(
+            config,
             name=config.name or "distil",
             every=config.every,
             validate_every=config.validate_every,
@@ -89,6 +86,17 @@ class Distil:
                 Penalty(p.name or p.penalty, PENALTIES[p.penalty], ramp_from(p.weight), p.layers)
                 for p in config.penalties
             ],
+        )
+
+    @classmethod
+    def from_learning(cls, config: LearningConfig, **other: Any) -> Distil:
+        """The training that a part of a configuration describes, with other arguments."""
+        return cls(
+            losses=[term_from(loss) for loss in config.losses],
+            epochs=config.epochs,
+            optimizer=config.optimizer,
+            settings=settings_from(config),
+            **other,
         )
 
     def cost(self, samples: int) -> Cost:

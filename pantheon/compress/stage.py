@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import torch
 from torch import nn
 
 from pantheon.compress.watcher import Watcher
-from pantheon.errors import ConfigError
+from pantheon.errors import ConfigError, DivergedError
 from pantheon.ranks import Ranks
 from pantheon.stream import BatchStream, KnowledgeStream, Parts
 from pantheon.training.evaluating import evaluating
@@ -163,11 +163,13 @@ def check_metric(found: Any, name: str) -> dict[str, float]:
         )
     for key, value in found.items():
         try:
-            finite = torch.isfinite(torch.as_tensor(float(value)))
-        except (TypeError, ValueError):
-            finite = torch.tensor(False)
-        if not finite:
+            finite = math.isfinite(float(value))
+        except (TypeError, ValueError) as error:
             raise ConfigError(
+                f"the metric {name} answered {key} = {value!r:.80}; expected a number"
+            ) from error
+        if not finite:
+            raise DivergedError(
                 f"the metric {name} answered {key} = {value!r:.80}; expected a finite number: is "
                 "its part empty, or does the model give NaN?"
             )

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pantheon.errors import ConfigError, ResumeMismatch
+from pantheon.errors import ConfigError, DivergedError, ResumeMismatch
 from pantheon.ranks import Ranks
 from pantheon.sampling.sequence import NOTHING, extend
 from pantheon.saving import copies
@@ -213,7 +213,7 @@ class Training:
         losses = {name: float(s) / max(running.steps, 1) for name, s in sums.items()}
         number = len(self.history)
         if not all(map(math.isfinite, losses.values())):
-            raise ConfigError(
+            raise DivergedError(
                 f"the loss of epoch {number} is not finite: {losses}; expected finite losses: "
                 "lower the learning rate, or look at the inputs"
             )

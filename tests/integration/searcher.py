@@ -51,7 +51,7 @@ def main(url: str, log: str, trials: str, seconds: str, strategy: str = "random"
     task = searching(Path(log), float(seconds))
     storage = storage_at(url, heartbeat=1, grace=3)
     sampler = sampler_of(strategy, task.space.choices, 0, int(trials))
-    study = study_in(storage, "killed", {}, directions(task), sampler)
+    study = study_in(storage, "killed", {}, directions(task.objectives), sampler)
     print("ready", flush=True)
     Worker(study=study, task=task, trials=int(trials), grace=3, poll=0.2).run()
     assert "torch" not in sys.modules

@@ -58,7 +58,7 @@ def killed_until_done(url: str, log: Path, every: float, limit: float) -> int:
 def check_filled(url: str, log: Path, killed: int) -> None:
     task = searching(log, 0)
     sampler = sampler_of("random", task.space.choices, 0, TRIALS)
-    study = study_in(storage_at(url, 1, 3), "killed", {}, directions(task), sampler)
+    study = study_in(storage_at(url, 1, 3), "killed", {}, directions(task.objectives), sampler)
     trials = study.get_trials(deepcopy=False)
     tally = Tally.of(trials)
     assert tally.told == TRIALS
@@ -89,7 +89,7 @@ def test_a_worker_that_was_frozen_tells_nothing_twice(tmp_path: Path) -> None:
     url, log = f"sqlite:///{tmp_path}/search.db", tmp_path / "trained.txt"
     task = searching(log, 0)
     sampler = sampler_of("random", task.space.choices, 0, TRIALS)
-    study = study_in(storage_at(url, 1, 3), "killed", {}, directions(task), sampler)
+    study = study_in(storage_at(url, 1, 3), "killed", {}, directions(task.objectives), sampler)
     frozen = begun(url, log, 3.0)
     try:
         while not any(fate_of(t) is Fate.RUNNING for t in study.get_trials(deepcopy=False)):

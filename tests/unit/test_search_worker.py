@@ -18,10 +18,10 @@ from optuna.trial import TrialState, create_trial
 from pantheon.compress.search.samplers import STRATEGIES, sampler_of
 from pantheon.compress.search.space import Choice, Point
 from pantheon.compress.search.storage import storage_at, study_in
-from pantheon.compress.search.task import Diverged, Report, Task, check_limits, directions
+from pantheon.compress.search.task import Report, Task, check_limits, directions
 from pantheon.compress.search.trials import Fate, Tally, fate_of
 from pantheon.compress.search.worker import Worker
-from pantheon.errors import ConfigError, MismatchError, StoreError
+from pantheon.errors import ConfigError, DivergedError, MismatchError, StoreError
 
 TRIALS = 24
 
@@ -65,7 +65,7 @@ def study(made: Task, strategy: str = "random", seed: int = 0, trials: int = TRI
     sampler = sampler_of(
         strategy, made.space.choices, seed, trials, objectives=len(made.objectives)
     )
-    return study_in(InMemoryStorage(), "toy", {}, directions(made), sampler)
+    return study_in(InMemoryStorage(), "toy", {}, directions(made.objectives), sampler)
 
 
 def tried(study: Study) -> list[tuple[str, Mapping[str, Any], Any]]:
@@ -114,7 +114,7 @@ def test_trainings_that_come_to_nothing_count_and_the_search_goes_on() -> None:
     def score(point: Point, report: Report) -> dict[str, float]:
         found = made.score(point, report)
         if point["kind"]:
-            raise Diverged("the loss is infinite")
+            raise DivergedError("the loss is infinite")
         return found if point["c"] else {"top1": math.nan}
 
     bad = replace(made, score=score)
@@ -190,7 +190,7 @@ def test_a_training_is_given_up_where_others_were_better() -> None:
     made = replace(task(Toy(), []), score=score)
     sampler = sampler_of("random", made.space.choices, 0, TRIALS)
     pruner = MedianPruner(n_startup_trials=3, n_warmup_steps=1)
-    held = study_in(InMemoryStorage(), "toy", {}, directions(made), sampler, pruner)
+    held = study_in(InMemoryStorage(), "toy", {}, directions(made.objectives), sampler, pruner)
     tally = Worker(study=held, task=made, trials=TRIALS).run()
     assert tally.told == TRIALS
     assert tally[Fate.STOPPED] > 3

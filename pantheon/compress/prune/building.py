@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pantheon.compress.distil import Distil
 from pantheon.compress.prune.config import MeasuringConfig, RankingConfig
 from pantheon.compress.prune.cutting import Ranked
 from pantheon.compress.prune.scanning import Scan
-from pantheon.config import LearningConfig
 from pantheon.errors import ConfigError
 from pantheon.reference import resolve
 from pantheon.training.objective import Term
-from pantheon.training.settings import settings_from
 from pantheon.training.terms import term_from
 
 
@@ -60,14 +57,4 @@ def scan_from(config: MeasuringConfig, part: tuple[int, int] = (0, 1)) -> Scan:
         tables=config.tables,
         part=part,
         lower=config.lower_is_better,
-    )
-
-
-def distil_of(config: LearningConfig) -> Distil:
-    """The training after each cut."""
-    return Distil(
-        losses=[term_from(loss) for loss in config.losses],
-        epochs=config.epochs,
-        optimizer=config.optimizer,
-        settings=settings_from(config),
     )

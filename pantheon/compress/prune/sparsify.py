@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.distil import Distil
-from pantheon.compress.prune.building import distil_of
 from pantheon.compress.prune.config import SparsifyConfig
 from pantheon.compress.prune.masking import MASKED, MaskWeights, is_masked, mask_of, masked_weight
 from pantheon.compress.prune.sparsity import Gradual, Pattern, magnitude_masks, two_of_four
@@ -69,7 +68,7 @@ class Sparsify:
             ramp=config.ramp,
             updates=config.updates,
             initial=config.initial,
-            distil=None if config.distil is None else distil_of(config.distil),
+            distil=None if config.distil is None else Distil.from_learning(config.distil),
             name=config.name or "sparsify",
         )
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.distil import Distil, check_layers
-from pantheon.compress.prune.building import distil_of, losses_from, ranked_from, scan_from
+from pantheon.compress.prune.building import losses_from, ranked_from, scan_from
 from pantheon.compress.prune.config import PruneConfig
 from pantheon.compress.prune.costs import SLOW, Of, cost_of
 from pantheon.compress.prune.curves import Sensitivity, by_sensitivity
@@ -90,7 +90,7 @@ class Prune:
             recalibrated=config.recalibrate,
             scan=scan_from(config.sensitivity),
             cycles=config.cycles or config.fewest,
-            distil=None if config.distil is None else distil_of(config.distil),
+            distil=None if config.distil is None else Distil.from_learning(config.distil),
             name=config.name or "prune",
         )
 

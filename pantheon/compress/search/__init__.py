@@ -13,18 +13,17 @@ if TYPE_CHECKING:
     from pantheon.compress.search.samplers import sampler_of as sampler_of
     from pantheon.compress.search.space import Choice as Choice
     from pantheon.compress.search.space import Space as Space
-    from pantheon.compress.search.task import Diverged as Diverged
     from pantheon.compress.search.task import Task as Task
     from pantheon.compress.search.trials import Fate as Fate
     from pantheon.compress.search.trials import Tally as Tally
     from pantheon.compress.search.worker import Worker as Worker
 
-__all__ = ["Choice", "Diverged", "Fate", "Space", "Tally", "Task", "Worker", "sampler_of"]
+__all__ = ["Choice", "Fate", "Space", "Tally", "Task", "Worker", "sampler_of"]
 
 _HOMES = {
     "samplers": ("sampler_of",),
     "space": ("Choice", "Space"),
-    "task": ("Diverged", "Task"),
+    "task": ("Task"),
     "trials": ("Fate", "Tally"),
     "worker": ("Worker",),
 }

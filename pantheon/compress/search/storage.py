@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -186,3 +187,22 @@ def _refuse(name: str, held: Any, asked: Mapping[str, Any]) -> None:
                 f"the study {name!r} has {key} {quoted(held.get(key))}, and this search "
                 f"{quoted(asked.get(key))}; put it back, or give this search another name"
             )
+
+
+def study_named(url: str, name: str) -> Study:
+    """A study that is there, to look at.
+
+    Raises:
+        ConfigError: it is not.
+        StoreError: its storage cannot be reached.
+    """
+    path = url.removeprefix("sqlite:///")
+    if path == url or Path(path).exists():  # One that is not there would be made.
+        try:
+            return optuna.load_study(study_name=name, storage=storage_at(url, 20, 60))
+        except KeyError:
+            pass
+    raise ConfigError(
+        f"there is no study {name!r} in {masked(url)}; is it the storage of this search, and has a "
+        "worker begun?"
+    )

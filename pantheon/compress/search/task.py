@@ -12,7 +12,7 @@ import numpy as np
 from optuna.study import StudyDirection
 
 from pantheon.compress.search.space import Point, Space, check_choices, values_of
-from pantheon.errors import ConfigError
+from pantheon.errors import ConfigError, DivergedError
 
 Direction = Literal["maximise", "minimise"]
 
@@ -22,10 +22,6 @@ class Report(Protocol):
 
     def __call__(self, step: int, value: float) -> None:
         """Note a score at a step; may raise to end the training."""
-
-
-class Diverged(Exception):
-    """A training came to no number; the search goes on without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +146,7 @@ def numbers_of(task: Task, found: Mapping[str, float], costs: Mapping[str, float
 
     Raises:
         ConfigError: neither a cost nor a score has an objective's name.
-        Diverged: one is no finite number.
+        DivergedError: one is no finite number.
     """
     known = {**costs, **found}
     if unknown := [name for name in task.objectives if name not in known]:
@@ -160,11 +156,11 @@ def numbers_of(task: Task, found: Mapping[str, float], costs: Mapping[str, float
         )
     numbers = [float(known[name]) for name in task.objectives]
     if wrong := [n for n, v in zip(task.objectives, numbers, strict=True) if not math.isfinite(v)]:
-        raise Diverged(f"{wrong[0]} is {known[wrong[0]]}")
+        raise DivergedError(f"{wrong[0]} is {known[wrong[0]]}")
     return numbers
 
 
-def directions(task: Task) -> list[StudyDirection]:
+def directions(objectives: Mapping[str, Direction]) -> list[StudyDirection]:
     """The objectives' directions, in Optuna's words."""
     up = {"maximise": StudyDirection.MAXIMIZE, "minimise": StudyDirection.MINIMIZE}
-    return [up[direction] for direction in task.objectives.values()]
+    return [up[direction] for direction in objectives.values()]

@@ -49,6 +49,10 @@ FATE = "pantheon.fate"
 """The attribute of a trial that says what became of it, where its state does not."""
 
 
+CHOSEN, COSTS, FOUND, WHY = "chosen", "costs", "found", "why"
+"""Attributes of a trial: values, costs, scores, and why it came to nothing."""
+
+
 def fate_of(trial: FrozenTrial) -> Fate:
     """What became of a trial.
 

@@ -18,9 +18,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from pantheon.compress.search.space import Point, size_of, values_of
 from pantheon.compress.search.storage import known_experimental
 from pantheon.compress.search.strategies import untried
-from pantheon.compress.search.task import Diverged, Task, excess, keeps, numbers_of, repaired
+from pantheon.compress.search.task import Task, excess, keeps, numbers_of, repaired
 from pantheon.compress.search.trials import (
+    CHOSEN,
+    COSTS,
     FATE,
+    FOUND,
+    WHY,
     Fate,
     Tally,
     counts,
@@ -28,7 +32,7 @@ from pantheon.compress.search.trials import (
     is_surplus,
     key_of,
 )
-from pantheon.errors import CompressionError
+from pantheon.errors import CompressionError, DivergedError
 
 BEGUN = "pantheon.begun"
 """The attribute of a trial whose worker has given its first sign of life."""
@@ -122,7 +126,7 @@ class Worker:
                 break
         self._number, self._raised = -1, None
         try:
-            self.study.optimize(self._try, n_trials=1, catch=(Surplus, Diverged))
+            self.study.optimize(self._try, n_trials=1, catch=(Surplus, DivergedError))
         except (ValueError, UpdateFinishedTrialError) as error:
             # Somebody may have taken this worker for dead and given the point to another.
             own = error is self._raised and not isinstance(error, UpdateFinishedTrialError)
@@ -152,7 +156,7 @@ class Worker:
             raise Surplus
         point = self._point(trial)
         costs = self._costs(point)
-        trial.set_user_attr("costs", dict(costs))
+        trial.set_user_attr(COSTS, dict(costs))
         self._within_limits(trial, trials, point, costs)
         same = self._same(point, trials)
         if same is not None:
@@ -163,11 +167,11 @@ class Worker:
         self._in_vain = 0
         try:
             found = self.task.score(point, _Reports(trial, len(self.task.objectives) == 1))
-            trial.set_user_attr("found", {k: float(v) for k, v in found.items()})
+            trial.set_user_attr(FOUND, {k: float(v) for k, v in found.items()})
             return numbers_of(self.task, found, costs)
-        except Diverged as error:
+        except DivergedError as error:
             trial.set_user_attr(FATE, str(Fate.DIVERGED))
-            trial.set_user_attr("why", str(error))
+            trial.set_user_attr(WHY, str(error))
             raise
 
     def _begin(self, trial: Trial) -> None:
@@ -185,7 +189,7 @@ class Worker:
                 if choice.ordered
                 else trial.suggest_categorical(choice.name, range(last + 1))
             )
-        trial.set_user_attr("chosen", values_of(self.task.space, point))
+        trial.set_user_attr(CHOSEN, values_of(self.task.space, point))
         return point
 
     def _costs(self, point: Point) -> Mapping[str, float]:

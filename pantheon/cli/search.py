@@ -1,0 +1,219 @@
+"""``pantheon search``: works on a search, and shows how it is doing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from pantheon.cli.guard import guarded
+from pantheon.cli.output import numbers, progress, say_json, size, stdout
+from pantheon.cli.serve import Json
+from pantheon.compress.search.config import SearchConfig
+from pantheon.config import load
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+    from pantheon.compress.search.findings import Finding
+
+
+class _Runs(TyperGroup):
+    """A group whose command is ``run`` where none is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the command's name in."""
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args.insert(0, "run")
+        return super().parse_args(ctx, args)
+
+
+search = typer.Typer(
+    cls=_Runs,
+    no_args_is_help=True,
+    help="Look for models by scoring many: pantheon search SEARCH.YAML works on it.",
+)
+
+File = Annotated[Path, typer.Argument(metavar="SEARCH.YAML")]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        envvar="PANTHEON_SEARCH_STORAGE",
+        help="Database that workers share, such as postgresql+pg8000://user:word@host/name.",
+    ),
+]
+
+
+@search.command("run")
+@guarded
+def run(
+    file: File,
+    storage: Storage = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="How many points are trained, in place of the file's.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Work on a search until its budget is spent; goes on with what is there.
+
+    Any number of workers may share a database, on any machines, and join or leave at any time.
+    """
+    config = _loaded(file, storage, trials)
+    from pantheon.compress.search.findings import best_of
+    from pantheon.compress.search.search import searching
+
+    with progress(hidden=json) as bar:
+        task = bar.add_task(config.name, total=config.trials, note="trials")
+
+        def said(trial: FrozenTrial) -> None:
+            from pantheon.compress.search.trials import Tally
+
+            told = Tally.of(worker.study.get_trials(deepcopy=False)).told
+            bar.update(task, completed=told)
+            if not json:
+                stdout.print(f"{config.name}: {line(trial)}", markup=False)
+                stdout.file.flush()
+
+        with searching(config, said=said) as worker:
+            tally = worker.run()
+            best = best_of(worker.study)
+    if json:
+        told = {fate.value: count for fate, count in tally.fates.items()}
+        say_json({"study": config.name, "trials": told, "best": [asdict(each) for each in best]})
+        return
+    stdout.print(f"{config.name}: {counted(tally.fates)}", markup=False)
+    for finding in best:
+        stdout.print(f"best: {_finding(finding)}", markup=False)
+
+
+@search.command("status")
+@guarded
+def status(
+    file: File,
+    storage: Storage = None,
+    watch: Annotated[
+        bool | None,
+        typer.Option("--watch/--once", help="Go on until Ctrl-C; the default on a terminal."),
+    ] = None,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+    json: Json = False,
+) -> None:
+    """Show how a search is doing: its trials by what became of them, and the best so far."""
+    config = _loaded(file, storage, None)
+    from pantheon.compress.search.storage import study_named
+
+    study = study_named(config.url, config.name)
+    live = (stdout.is_terminal and not json) if watch is None else watch
+    if json or not live:
+        while True:
+            if json:
+                say_json(_plain(study, config))
+            else:
+                stdout.print(_table(study, config))
+            if not live:
+                return
+            time.sleep(every)
+    with Live(console=stdout, auto_refresh=False, transient=False) as shown:
+        while True:
+            shown.update(_table(study, config), refresh=True)
+            time.sleep(every)
+
+
+def _loaded(file: Path, storage: str | None, trials: int | None) -> SearchConfig:
+    config = load(file, SearchConfig)
+    other: dict[str, Any] = {"storage": storage} if storage else {}
+    other |= {"trials": trials} if trials else {}
+    return config.model_copy(update=other) if other else config
+
+
+def line(trial: FrozenTrial) -> str:
+    """A trial in one line."""
+    from pantheon.compress.search.trials import COSTS, FOUND, WHY, fate_of
+
+    told = trial.user_attrs
+    took = trial.duration.total_seconds() if trial.duration else 0.0
+    parts = [
+        f"trial {trial.number} {fate_of(trial).value}",
+        told.get(WHY, ""),
+        numbers(told.get(FOUND, {})),
+        costs_line(told.get(COSTS, {})),
+        f"{took:.1f} s",
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def costs_line(costs: Mapping[str, float]) -> str:
+    """Costs in units that people read.
+
+    Example:
+        >>> costs_line({"macs": 9_100_000, "bytes": 3_500_000})
+        'macs 9.10 M  bytes 3.5 MB'
+    """
+    made = []
+    for name, value in costs.items():
+        shown = size(value) if name == "bytes" else f"{value:.4g}"
+        shown = f"{value / 1e6:.2f} M" if name != "bytes" and value >= 1e5 else shown
+        made.append(f"{name} {shown}")
+    return "  ".join(made)
+
+
+def counted(fates: Mapping[Any, int]) -> str:
+    """How many trials met with which fate, those that did.
+
+    Example:
+        >>> counted({"scored": 3, "infeasible": 0})
+        '3 scored'
+    """
+    return ", ".join(f"{count} {fate}" for fate, count in fates.items() if count)
+
+
+def _finding(finding: Finding) -> str:
+    chosen = ", ".join(f"{name}: {value}" for name, value in finding.chosen.items())
+    told = f"{numbers(finding.found)}  {costs_line(finding.costs)}"
+    return f"trial {finding.number}  {told}  {{{chosen}}}"
+
+
+def _plain(study: Study, config: SearchConfig) -> dict[str, Any]:
+    from pantheon.compress.search.findings import best_of
+    from pantheon.compress.search.trials import Tally
+
+    tally = Tally.of(study.get_trials(deepcopy=False))
+    return {
+        "study": config.name,
+        "budget": config.trials,
+        "told": tally.told,
+        "trials": {fate.value: count for fate, count in tally.fates.items()},
+        "best": [asdict(finding) for finding in best_of(study)],
+    }
+
+
+def _table(study: Study, config: SearchConfig) -> RenderableType:
+    from pantheon.compress.search.findings import best_of
+    from pantheon.compress.search.trials import Tally
+
+    tally = Tally.of(study.get_trials(deepcopy=False))
+    head = Text(f"{config.name}: {tally.told} of {config.trials}; {counted(tally.fates)}")
+    best: Sequence[Finding] = best_of(study)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("best")
+    for name in (*(best[0].found if best else ()), *(best[0].costs if best else ())):
+        table.add_column(name, justify="right")
+    table.add_column("chosen", overflow="fold")
+    for finding in best:
+        costs = [costs_line({name: value}).removeprefix(f"{name} ") for name, value in
+                 finding.costs.items()]  # fmt: skip
+        chosen = "  ".join(f"{name} {value}" for name, value in finding.chosen.items())
+        found = [f"{value:.4g}" for value in finding.found.values()]
+        table.add_row(str(finding.number), *found, *costs, chosen)
+    return Group(head, table)

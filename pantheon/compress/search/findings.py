@@ -1,0 +1,43 @@
+"""What a study has come to: the points that are worth having."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from pantheon.compress.search.trials import CHOSEN, COSTS, FOUND, Fate, fate_of
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A point that was scored.
+
+    Args:
+        number: of its trial.
+        chosen: values, by the choice's name.
+        found: what it was scored.
+        costs: what it costs.
+    """
+
+    number: int
+    chosen: Mapping[str, Any]
+    found: Mapping[str, float]
+    costs: Mapping[str, float]
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> Finding:
+        """Of a trial that has a score."""
+        told = trial.user_attrs
+        return cls(trial.number, told[CHOSEN], told[FOUND], told[COSTS])
+
+
+def best_of(study: Study) -> Sequence[Finding]:
+    """The best point, or with several objectives the Pareto front; none before any is scored."""
+    if not any(fate_of(trial) is Fate.SCORED for trial in study.get_trials(deepcopy=False)):
+        return ()
+    best = sorted(study.best_trials, key=lambda trial: trial.number)
+    return tuple(Finding.of(trial) for trial in best if fate_of(trial) is Fate.SCORED)

@@ -1,0 +1,188 @@
+"""Searches from YAML files: run by the command line, gone on with, looked at, and wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pantheon.cli import app
+
+CODE = """
+import torch
+from torch import nn
+
+
+def data():
+    torch.manual_seed(5)
+    x = torch.randn(96, 6)
+    return torch.utils.data.TensorDataset(x, (x[:, 0] * x[:, 1] > 0).long())
+
+
+def net(width=8, depth={}, act="relu", broken=False):
+    layers, inputs = [], 6
+    for _ in range(depth.get("layers", 1)):
+        layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width),
+                   {"relu": nn.ReLU, "tanh": nn.Tanh}[act]()]
+        inputs = width
+    made = nn.Sequential(*layers, nn.Linear(inputs, 2))
+    if broken:
+        nn.init.constant_(made[-1].bias, float("nan"))
+    return made
+
+
+def big():
+    torch.manual_seed(1)
+    return net(32, {"layers": 2})
+
+
+def accuracy(model, stream):
+    right = sum((model(b.inputs).argmax(1) == b.targets).sum().item() for b in stream)
+    return {"accuracy": 100 * right / sum(len(b.ids) for b in stream)}
+"""
+
+TEACHER = """
+model: toys:big
+dataset: toys:data
+schema: {logits: float32}
+threads: 1
+"""
+
+SEARCH = """
+folder: run
+space:
+  model: toys:net
+  choices:
+    width: [4, 8, 16, 32]
+    depth.layers: [1, 2, 3]
+    act: {values: [relu, tanh], ordered: false}
+stream:
+  dataset: toys:data
+  parts: {train: [0, 64], validation: [64, 96]}
+  batch_size: 8
+  teachers: {big: {dump: teacher.yaml, to: knowledge}}
+metric: toys:accuracy
+objectives: {accuracy: maximise}
+limits: {parameters: 700}
+strategy: evolution
+trials: 8
+threads: 1
+score:
+  epochs: 2
+  losses: [{loss: kl, field: logits}, {loss: cross_entropy}]
+  optimizer: {name: adam, lr: 0.01}
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "toys", raising=False)
+    Path("toys.py").write_text(CODE)
+    Path("teacher.yaml").write_text(TEACHER)
+    Path("search.yaml").write_text(SEARCH)
+    return tmp_path
+
+
+def ran(*arguments: str, status: int = 0) -> str:
+    done = CliRunner().invoke(app, ["search", *arguments])
+    assert done.exit_code == status, done.output
+    return done.output
+
+
+def told(*arguments: str) -> Any:
+    return json.loads(ran(*arguments, "--json").splitlines()[-1])
+
+
+def test_a_search_trains_its_budget_and_tells_the_best(here: Path) -> None:
+    found = told("search.yaml", "--trials", "4")
+    assert found["trials"]["scored"] == 4
+    # Gone on with, and told line by line.
+    said = ran("search.yaml")
+    assert said.count(" scored  accuracy ") == 4
+    assert "best: trial " in said
+    status = told("status", "search.yaml")
+    assert status["told"] == status["budget"] == 8
+    best = status["best"][0]
+    assert best["costs"]["parameters"] <= 700
+    assert set(best["chosen"]) == {"width", "depth.layers", "act"}
+    shown = ran("status", "search.yaml", "--once")
+    assert shown.startswith("search: 8 of 8; ")
+    assert " 8 scored" in shown
+    assert {p.name.partition("-")[0] for p in Path("run").iterdir()} == {"search.db", "trials"}
+    assert not list(Path("run/trials").iterdir())
+    # Nothing is left to do.
+    assert told("search.yaml")["trials"]["scored"] == 8
+
+
+def test_the_same_search_finds_the_same_again(here: Path) -> None:
+    first = told("search.yaml")
+    again = SEARCH.replace("folder: run", "folder: again")
+    Path("again.yaml").write_text(again)
+    assert told("again.yaml") == first
+    Path("seeded.yaml").write_text(again.replace("folder: again", "folder: seeded") + "seed: 1\n")
+    assert told("seeded.yaml") != first
+
+
+def test_a_training_that_diverges_is_recorded_and_the_search_goes_on(here: Path) -> None:
+    text = SEARCH.replace("    act: {", "    broken: [false, true]\n    act: {")
+    Path("search.yaml").write_text(text.replace("evolution", "grid"))
+    said = ran("search.yaml")
+    assert "diverged  the loss of epoch 0 is not finite" in said
+    status = told("status", "search.yaml")["trials"]
+    assert status["scored"] + status["diverged"] == 8
+    assert status["diverged"] > 0
+
+
+def test_several_objectives_and_trainings_that_are_given_up(here: Path) -> None:
+    text = SEARCH.replace("objectives: {accuracy: maximise}",
+                          "objectives: {accuracy: maximise, macs: minimise}")  # fmt: skip
+    Path("front.yaml").write_text(text.replace("evolution", "nsga2"))
+    best = told("front.yaml")["best"]
+    costs = [each["costs"]["macs"] for each in best]
+    scores = [each["found"]["accuracy"] for each in best]
+    assert sorted(costs) == [c for _, c in sorted(zip(scores, costs, strict=True))]
+    text = SEARCH.replace("folder: run", "folder: other").replace("epochs: 2", "epochs: 3")
+    Path("stopped.yaml").write_text(text + "  stop: median\n")
+    found = told("stopped.yaml")["trials"]
+    assert found["scored"] + found.get("stopped", 0) == 8
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("strategy: evolution", "strategy: evolve", "strategy: there is no strategy 'evolve'"),
+        ("strategy: evolution", "strategy: cmaes\noptions: {sigma: 0}", "sigma is 0"),
+        ("width: [4, 8, 16, 32]", "width: []", "width"),
+        ("width: [4, 8, 16, 32]", "width: [4, 4]", "'width' has the value 4 twice"),
+        ("parameters: 700", "parameters: 3", "no point keeps the limits.*'width': 4"),
+        ("parameters: 700", "speed: 3", "limit of speed, and no cost of that name"),
+        ("{accuracy: maximise}", "{macs: minimise}", "all objectives are costs"),
+        ("{accuracy: maximise}", "{top1: maximise}", "objective top1 is neither"),
+        (", validation: [64, 96]", "", "needs parts with a validation part"),
+        ("model: toys:net", "net: mobilenet", "no ready-made space 'mobilenet'"),
+        ("model: toys:net", "model: toys:net\n  net: resnet18", "give one of net"),
+        ("depth.layers: [1, 2, 3]", "deep: [1, 2]", "deep"),
+        ("trials: 8", "trials: 8\nstorage: elsewhere://me:word@host/db", r"me:\*\*\*@host"),
+    ],
+)
+def test_searches_that_cannot_be(here: Path, old: str, new: str, said: str) -> None:
+    assert old in SEARCH
+    Path("search.yaml").write_text(SEARCH.replace(old, new))
+    done = CliRunner().invoke(app, ["search", "search.yaml"])
+    assert done.exit_code in (1, 2)
+    assert not isinstance(done.exception, Exception) or isinstance(done.exception, SystemExit)
+    assert re.search(said, " ".join(done.output.split())), done.output
+
+
+def test_another_search_is_not_mixed_in(here: Path) -> None:
+    assert "no study 'search'" in ran("status", "search.yaml", status=2)
+    ran("search.yaml", "--trials", "1")
+    Path("search.yaml").write_text(SEARCH.replace("[4, 8, 16, 32]", "[4, 8, 16]"))
+    assert "has space" in ran("search.yaml", status=1)
