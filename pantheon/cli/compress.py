@@ -43,15 +43,19 @@ def compress(
     from pantheon.compress.building import needed
     from pantheon.ranks import joined
 
-    before = needed(pipeline)
+    before = needed(config.needs, (pipeline.resolve(),))
     if dry_run:
         _show_plan([*before, (pipeline, config)], json)
         return
     with joined(config.stream.patience or 60.0) as ranks:
-        for path, need in before:
-            # What another run left of them is gone on with: they were not asked for by name.
-            _run(path, need, True, json, ranks)
+        run_pipelines(before, ranks, json)
         _run(pipeline, config, resume, json, ranks)
+
+
+def run_pipelines(pipelines: list[tuple[Path, PipelineConfig]], ranks: Ranks, json: bool) -> None:
+    """Run what something else needs; what another run left of them is gone on with."""
+    for path, config in pipelines:
+        _run(path, config, True, json, ranks)
 
 
 def _run(path: Path, config: PipelineConfig, resume: bool, json: bool, ranks: Ranks) -> None:

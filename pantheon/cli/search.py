@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
+from pantheon.cli.compress import run_pipelines
 from pantheon.cli.guard import guarded
 from pantheon.cli.output import numbers, progress, say_json, size, stdout
 from pantheon.cli.serve import Json
@@ -70,9 +71,12 @@ def run(
     Any number of workers may share a database, on any machines, and join or leave at any time.
     """
     config = _loaded(file, storage, trials)
+    from pantheon.compress.building import needed
     from pantheon.compress.search.findings import best_of
     from pantheon.compress.search.search import searching
+    from pantheon.ranks import Ranks
 
+    run_pipelines(needed(config.needs), Ranks(), json)
     with progress(hidden=json) as bar:
         task = bar.add_task(config.name, total=config.trials, note="trials")
 

@@ -97,20 +97,27 @@ def finished(config: PipelineConfig) -> bool:
     return True
 
 
-def needed(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[Path, PipelineConfig]]:
-    """The pipelines that must be run before this one and are not finished, in order.
+def needed(
+    needs: Sequence[Path], above: tuple[Path, ...] = ()
+) -> list[tuple[Path, PipelineConfig]]:
+    """The pipelines of some files, and those that they need, that are not finished; in order.
+
+    Args:
+        needs: the files.
+        above: files that need them.
 
     Raises:
         ConfigError: two that need each other.
         ResumeMismatch: one is finished, and was asked for otherwise than its file says now.
     """
-    path = path.resolve()
-    if path in above:
-        chain = " -> ".join(p.name for p in (*above[above.index(path) :], path))
-        raise ConfigError(f"pipelines need each other: {chain}; take one of the needs out")
     found: dict[Path, PipelineConfig] = {}
-    for need in load(path, PipelineConfig).needs:
-        for each, config in (*needed(need, (*above, path)), (need, load(need, PipelineConfig))):
+    for need in needs:
+        path = need.resolve()
+        if path in above:
+            chain = " -> ".join(p.name for p in (*above[above.index(path) :], path))
+            raise ConfigError(f"pipelines need each other: {chain}; take one of the needs out")
+        own = load(need, PipelineConfig)
+        for each, config in (*needed(own.needs, (*above, path)), (need, own)):
             if not finished(config):
                 found.setdefault(each, config)
     return list(found.items())

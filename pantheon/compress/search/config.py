@@ -63,7 +63,8 @@ class SearchConfig(Section):
     are brought back within. `trials` is the number of points that are trained. `strategy` chooses
     them, with `options` of its own. All is kept in `folder`, the trials in a database at `storage`,
     by default a file of SQLite there; workers on other machines share one of PostgreSQL. A worker
-    that gives no sign of life for `grace` seconds is taken for dead.
+    that gives no sign of life for `grace` seconds is taken for dead. `needs` are pipelines (YAML
+    files) that are run first, unless they are finished.
     """
 
     folder: Path
@@ -83,6 +84,7 @@ class SearchConfig(Section):
     seed: int = Field(default=0, ge=0)
     device: str = "cpu"
     threads: PositiveInt | None = None
+    needs: list[Path] = Field(default_factory=list)
 
     @property
     def url(self) -> str:
