@@ -51,7 +51,7 @@ Storage = Annotated[
     typer.Option(
         metavar="URL",
         envvar="PANTHEON_SEARCH_STORAGE",
-        help="Database that workers share, such as postgresql+pg8000://user:word@host/name.",
+        help="Database that workers share, as SQLAlchemy writes addresses.",
     ),
 ]
 

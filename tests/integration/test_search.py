@@ -12,6 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from pantheon.cli import app
+from pantheon.compress.search.config import SearchConfig
+from pantheon.compress.search.search import space_from
+from pantheon.config import load
 
 CODE = """
 import torch
@@ -186,3 +189,26 @@ def test_another_search_is_not_mixed_in(here: Path) -> None:
     ran("search.yaml", "--trials", "1")
     Path("search.yaml").write_text(SEARCH.replace("[4, 8, 16, 32]", "[4, 8, 16]"))
     assert "has space" in ran("search.yaml", status=1)
+
+
+def test_the_search_that_the_docs_show_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "search.md").read_text()
+    file = tmp_path / "search.yaml"
+    file.write_text(page.split("```yaml\n")[1].split("```")[0])
+    assert len(space_from(load(file, SearchConfig)).choices) == 25
+
+
+def test_what_a_search_needs_is_run_first(here: Path) -> None:
+    pipeline = """
+folder: first
+model: toys:net
+stream: {dataset: toys:data, parts: {train: [0, 64]}, batch_size: 8}
+latency: {seconds: 0.01}
+threads: 1
+stages: [{stage: distil, epochs: 1, losses: [{loss: cross_entropy}]}]
+"""
+    Path("first.yaml").write_text(pipeline)
+    Path("search.yaml").write_text(SEARCH + "needs: [first.yaml]\n")
+    ran("search.yaml", "--trials", "1")
+    assert Path("first/summary.json").exists()
+    assert "stage 1" not in ran("search.yaml", "--trials", "1")
