@@ -19,12 +19,12 @@ from pantheon.compress.search.task import directions
 from pantheon.compress.search.trials import TOLD, Fate, Tally, fate_of
 from tests.integration.searcher import searching
 
-TRIALS, WORKERS = 60, 4
+TRIALS, WORKERS, FEW = 40, 4, 10
 
 
-def begun(url: str, log: Path, seconds: float) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "tests.integration.searcher", url, str(log), str(TRIALS)]
-    return subprocess.Popen([*command, str(seconds)], stdout=subprocess.DEVNULL)
+def begun(url: str, log: Path, seconds: float, trials: int = TRIALS) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.integration.searcher", url, str(log)]
+    return subprocess.Popen([*command, str(trials), str(seconds)], stdout=subprocess.DEVNULL)
 
 
 def killed_until_done(url: str, log: Path, every: float, limit: float) -> int:
@@ -88,15 +88,15 @@ def test_a_study_in_sqlite_is_filled_exactly_whoever_dies(tmp_path: Path) -> Non
 def test_a_worker_that_was_frozen_tells_nothing_twice(tmp_path: Path) -> None:
     url, log = f"sqlite:///{tmp_path}/search.db", tmp_path / "trained.txt"
     task = searching(log, 0)
-    sampler = sampler_of("random", task.space.choices, 0, TRIALS)
+    sampler = sampler_of("random", task.space.choices, 0, FEW)
     study = study_in(storage_at(url, 1, 3), "killed", {}, directions(task.objectives), sampler)
-    frozen = begun(url, log, 3.0)
+    frozen = begun(url, log, 3.0, FEW)
     try:
         while not any(fate_of(t) is Fate.RUNNING for t in study.get_trials(deepcopy=False)):
             time.sleep(0.1)
         time.sleep(1)
         os.kill(frozen.pid, signal.SIGSTOP)
-        other = begun(url, log, 0.1)
+        other = begun(url, log, 0.1, FEW)
         assert other.wait(40) == 0
         os.kill(frozen.pid, signal.SIGCONT)
         assert frozen.wait(10) == 0
@@ -104,5 +104,5 @@ def test_a_worker_that_was_frozen_tells_nothing_twice(tmp_path: Path) -> None:
         frozen.kill()
         frozen.wait()
     tally = Tally.of(study.get_trials(deepcopy=False))
-    assert tally.told == TRIALS
+    assert tally.told == FEW
     assert tally[Fate.LOST] == 1
