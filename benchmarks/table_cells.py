@@ -71,7 +71,7 @@ class Table:
         made = self._described(row, seed)
         del made["latency"]
         made["stream"]["dataset_args"] = _deciding(made["stream"]["dataset_args"])
-        return _digest([made, repr(RANGES), VERSION])
+        return digest_of([made, repr(RANGES), VERSION])
 
     def folder(self, row: str, seed: int) -> Path:
         """Where a cell is run, from home."""
@@ -226,7 +226,7 @@ class Table:
     def _knowledge(self, teacher: str) -> Path:
         asked = self._teacher(teacher)
         asked["dataset_args"] = _deciding(asked["dataset_args"])
-        return RUNS / f"knowledge-{teacher}-{_digest(asked)[:8]}"
+        return RUNS / f"knowledge-{teacher}-{digest_of(asked)[:8]}"
 
     def _dumped(self, teacher: str) -> Path:
         """The file that is left when a teacher's knowledge is whole."""
@@ -239,7 +239,7 @@ class Table:
         self._pantheon("dump", str(path), str(knowledge), log=log)
         self._dumped(teacher).touch()
 
-    def _weights(self, row: str, seed: int) -> str:
+    def weights(self, row: str, seed: int) -> str:
         """The digest of the weights that a cell came to here."""
         return str(self._report(row, seed)["digest"])
 
@@ -307,7 +307,7 @@ class Table:
         did."""
         found: dict[str, str] = {}
         for need, own in self.needs(row, seed):
-            found |= self._began(need, own) | {need: self._weights(need, own)}
+            found |= self._began(need, own) | {need: self.weights(need, own)}
         return found
 
     def _cut(self, row: str, seed: int) -> dict[str, Any]:
@@ -336,7 +336,8 @@ def _deciding(dataset_args: Mapping[str, Any]) -> dict[str, Any]:
     return {name: args for name, args in dataset_args.items() if name not in ("hold", "cache")}
 
 
-def _digest(of: Any) -> str:
+def digest_of(of: Any) -> str:
+    """sha256 of JSON values, in hexadecimal."""
     return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
 
 
