@@ -1,13 +1,13 @@
 """What training through the rounding wins back of the teacher's answers, at 8 bits and at 4.
 
 Run ``python -m benchmarks.low_bits [--seeds 3] [--epochs 3] [--only 0 2]``. The table's
-MobileNetV1 x 0.5 (`benchmarks.table`'s B, trained here where it is not yet) is quantized after training, and then
-learns from the table's ResNet-18 through the rounding, without labels, with steps that learn (LSQ)
-at 4 bits. Printed, for each number of bits and seed, are the fraction of the 5,000 validation views
-on which model and teacher give the same answer and the divergence from the teacher, before and
-after. Every finished seed leaves a record in ``benchmarks/results/low_bits``, with ``--only`` some
-seeds are run and the others' records read. Exit status 1 if training loses agreement at 8 bits, or
-does not win any at 4, in the mean over seeds, or a seed is missing.
+MobileNetV1 x 0.5 (`benchmarks.table`'s B, trained here where it is not yet) is quantized after
+training, and then learns from the table's ResNet-18 through the rounding, without labels, with
+steps that learn (LSQ) at 4 bits. Printed, for each number of bits and seed, are the fraction of the
+5,000 validation views on which model and teacher give the same answer and the divergence from the
+teacher, before and after. Every finished seed leaves a record in ``benchmarks/results/low_bits``;
+with ``--only`` some seeds are run and the others' records read. Exit status 1 if training loses
+agreement at 8 bits, or does not win any at 4, in the mean over seeds, or a seed is missing.
 """
 
 from __future__ import annotations
