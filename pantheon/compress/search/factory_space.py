@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pantheon.compress.artifact import Artifact
-from pantheon.compress.search.space import Choice, Point, check_choices
+from pantheon.compress.search.space import Choice, Point, check_choices, values_of
 from pantheon.errors import ConfigError
 from pantheon.nets.layers import channels
 from pantheon.quote import near
@@ -63,15 +63,10 @@ class FactorySpace:
         Raises:
             ConfigError: the factory does not take what was chosen.
         """
-        args = _arguments(self.args, values_of_choices(self.choices, point))
+        args = _arguments(self.args, values_of(self, point))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return Artifact.make(self.factory, args, self.where)
-
-
-def values_of_choices(choices: Sequence[Choice], point: Point) -> dict[str, Any]:
-    """What was chosen, by the choice's name."""
-    return {choice.name: choice.values[point[choice.name]] for choice in choices}
 
 
 def _arguments(args: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pantheon.compress.search.space import Choice, digest_of
 from pantheon.compress.search.storage import storage_at, study_in
 from pantheon.compress.search.task import Task, check_limits, directions
 from pantheon.compress.search.worker import Worker
+from pantheon.compress.stage import Metric
 from pantheon.errors import ConfigError
 from pantheon.ranks import Ranks
 from pantheon.reference import resolve
@@ -55,32 +56,19 @@ def searching(
         MismatchError: its study is of another search.
     """
     space, metric = space_from(config), resolve(config.metric, config.where("metric"))
-    by = _scored(config)
-    sampler, stage = _sampler(config, space), Distil.from_learning(config.score)
-    about = _about(config, space)
+    _scored(config)  # Faults of the file are told before anything is opened.
+    sampler, about = _sampler(config, space), _about(config, space)
     config.folder.mkdir(parents=True, exist_ok=True)
     storage = storage_at(config.url, config.grace / 3, config.grace)
-    wanted = directions(config.objectives)
     opened: Any = streams or resolve(STREAMS)
     threads = torch.get_num_threads()
     with opened(config.stream, Ranks()) as parts:
         try:
             if config.threads:
                 torch.set_num_threads(config.threads)
-            scorer = ShortTraining(
-                space=space,
-                stage=stage,
-                parts=_checked(parts, config),
-                metric=metric,
-                by=by,
-                folder=config.folder / "trials",
-                start=parts.train.state_dict(),
-                seed=config.seed,
-                device=config.device,
-                recalibrated=config.score.recalibrate,
-            )
-            task = Task(space, config.objectives, scorer, _costs(space, parts), config.limits)
+            task = _task(config, space, _checked(parts, config), metric)
             check_limits(task, config.seed)
+            wanted = directions(config.objectives)
             study = study_in(storage, config.name, about, wanted, sampler, _pruner(config))
             yield Worker(
                 study=study,
@@ -93,6 +81,23 @@ def searching(
             )
         finally:
             torch.set_num_threads(threads)
+
+
+def _task(config: SearchConfig, space: FactorySpace, parts: Parts, metric: Metric) -> Task:
+    """What the search is about, on streams that are open."""
+    scorer = ShortTraining(
+        space=space,
+        stage=Distil.from_learning(config.score),
+        parts=parts,
+        metric=metric,
+        by=_scored(config),
+        folder=config.folder / "trials",
+        start=parts.train.state_dict(),
+        seed=config.seed,
+        device=config.device,
+        recalibrated=config.score.recalibrate,
+    )
+    return Task(space, config.objectives, scorer, _costs(space, parts), config.limits)
 
 
 def space_from(config: SearchConfig) -> FactorySpace:
