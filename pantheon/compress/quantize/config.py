@@ -27,8 +27,8 @@ class MixedConfig(Section):
         return self
 
 
-class QuantizeConfig(Section):
-    """A stage that has the model compute with integers, by scales found on samples.
+class RoundingConfig(Section):
+    """What is rounded to integers, and by which scales.
 
     `observer` says where activations are clipped; `samples` of the training part are looked at.
     After that `thresholds` stay (``fixed``), follow the largest values in training
@@ -37,13 +37,9 @@ class QuantizeConfig(Section):
     stay where rounding errs least (``mse``), or are learned from there (``lsq``). `bits` are those
     of activations; fewer than 8 are simulated. Weights have 7 (`reduce_range`) where the processor
     would clip sums of two products, x86 without VNNI, unless it is said otherwise. `only` and
-    `keep` are patterns of the paths of convolutions and linear layers, as of a shell; `mixed` has
-    bits for some of them, the last pattern that matches counts. `correct` learns which way each
-    weight is rounded (AdaRound), and then shifts biases to the means that layers had.
+    `keep` are patterns of the paths of convolutions and linear layers, as of a shell.
     """
 
-    stage: Literal["quantize"]
-    name: Name | None = None
     observer: Literal[
         "abs_max", "average", "moving_average", "range_abs_max", "percentile", "kl", "mse", "emd"
     ] = "percentile"
@@ -52,12 +48,24 @@ class QuantizeConfig(Section):
     )
     weight_thresholds: Literal["abs_max", "mse", "lsq"] = "abs_max"
     bits: Bits = 8
-    weight_bits: Bits = 8
     per_channel: bool = True
     reduce_range: bool | None = None
     samples: PositiveInt = 512
     only: list[str] = Field(default_factory=list)
     keep: list[str] = Field(default_factory=list)
+
+
+class QuantizeConfig(RoundingConfig):
+    """A stage that has the model compute with integers, by scales found on samples.
+
+    Weights have `weight_bits`. `mixed` has bits for some layers, by pattern; the last pattern that
+    matches counts. `correct` learns which way each weight is rounded (AdaRound), and then shifts
+    biases to the means that layers had.
+    """
+
+    stage: Literal["quantize"]
+    name: Name | None = None
+    weight_bits: Bits = 8
     mixed: dict[str, MixedConfig] = Field(default_factory=dict)
     correct: list[Literal["rounding", "biases"]] = Field(default_factory=list)
 

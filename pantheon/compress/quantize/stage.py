@@ -13,17 +13,16 @@ from torch import nn
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.fold import FoldBatchNorm
 from pantheon.compress.quantize.calibrating import Calibration, calibrate, met_spots
-from pantheon.compress.quantize.config import QuantizeConfig
+from pantheon.compress.quantize.config import QuantizeConfig, RoundingConfig
 from pantheon.compress.quantize.correcting import correct_biases, learn_rounding
-from pantheon.compress.quantize.edit import RoundTensors, Weight
+from pantheon.compress.quantize.edit import Weight
+from pantheon.compress.quantize.fitting import fit
 from pantheon.compress.quantize.folding import foldable
 from pantheon.compress.quantize.observers import observer
 from pantheon.compress.quantize.processor import saturates
-from pantheon.compress.quantize.rounding import Rounder
 from pantheon.compress.quantize.scales import REDUCED
 from pantheon.compress.quantize.simulated import is_quantized
 from pantheon.compress.quantize.spots import Spots
-from pantheon.compress.quantize.weights import original_weight, weight_rounders
 from pantheon.compress.run_folder import read_json, write_json
 from pantheon.compress.stage import Cost, Outcome, Phase, Work
 from pantheon.compress.together import SEED, first_alone, one_input
@@ -101,18 +100,27 @@ class Quantize:
     @classmethod
     def from_config(cls, config: QuantizeConfig) -> Quantize:
         """The stage that a configuration describes."""
+        return cls.from_rounding(
+            config,
+            config.weight_bits,
+            mixed={p: Bits(each.bits, each.weight_bits) for p, each in config.mixed.items()},
+            correct=config.correct,
+            name=config.name or "quantize",
+        )
+
+    @classmethod
+    def from_rounding(cls, config: RoundingConfig, weight_bits: int, **other: Any) -> Quantize:
+        """The stage that a part of a configuration describes, with other arguments."""
         return cls(
             observer=config.observer,
             bits=config.bits,
             thresholds=config.thresholds,
-            weight=Weight(config.weight_bits, config.per_channel, config.weight_thresholds),
-            mixed={p: Bits(each.bits, each.weight_bits) for p, each in config.mixed.items()},
+            weight=Weight(weight_bits, config.per_channel, config.weight_thresholds),
             reduce_range=config.reduce_range,
-            correct=config.correct,
             samples=config.samples,
             only=config.only,
             keep=config.keep,
-            name=config.name or "quantize",
+            **other,
         )
 
     def cost(self, samples: int) -> Cost:
@@ -144,32 +152,29 @@ class Quantize:
         return Outcome(made, samples=told["samples"], figures={"quantization": told})
 
     def _quantize(self, artifact: Artifact, work: Work) -> None:
+        spots, folded = self.prepared(artifact, work)
+        stream = work.parts.train.excerpt(self.samples, SEED).samples()
+        make = partial(observer, self.observer)
+        bits, weights = self.bits_of(spots)
+        found = calibrate(artifact.model, spots, stream, make, bits, work.device, self.thresholds)
+        real = copy.deepcopy(artifact.model).eval()
+        fit(artifact, found, weights)
+        corrected = self._corrected(artifact.model, real, list(weights), stream, work)
+        artifact.save(work.folder / MADE)
+        told = self._told(spots, found, weights, folded) | {"corrected": corrected}
+        write_json(work.folder / TOLD, told)
+        work.watcher.say(
+            f"{len(spots.activations)} activations and {len(spots.weights)} weights are rounded "
+            f"after {found.samples} samples; {folded} batch norms are folded"
+        )
+
+    def prepared(self, artifact: Artifact, work: Work) -> tuple[Spots, int]:
+        """Fold the batch norms of a model; what of it is rounded, and how many were folded."""
         kept, inputs = self._kept(artifact.model), one_input(work)
         pairs = foldable(artifact.model, inputs)
         if pairs:
             artifact.edit(FoldBatchNorm(pairs))
-        spots = met_spots(artifact.model, inputs, kept)
-        stream = work.parts.train.excerpt(self.samples, SEED).samples()
-        make = partial(observer, self.observer)
-        bits, weights = self._bits(spots)
-        found = calibrate(artifact.model, spots, stream, make, bits, work.device, self.thresholds)
-        real = copy.deepcopy(artifact.model).eval()
-        artifact.edit(RoundTensors(found.activations, weights))
-        rounders = [m for m in artifact.model.modules() if isinstance(m, Rounder)]
-        for rounder, threshold in zip(rounders, found.thresholds, strict=True):
-            rounder.start(threshold)
-        for path in weights:
-            layer = artifact.model.get_submodule(path)
-            for each in weight_rounders(layer):
-                each.start(original_weight(layer))
-        corrected = self._corrected(artifact.model, real, list(weights), stream, work)
-        artifact.save(work.folder / MADE)
-        told = self._told(spots, found, weights, len(pairs)) | {"corrected": corrected}
-        write_json(work.folder / TOLD, told)
-        work.watcher.say(
-            f"{len(spots.activations)} activations and {len(spots.weights)} weights are rounded "
-            f"after {found.samples} samples; {len(pairs)} batch norms are folded"
-        )
+        return met_spots(artifact.model, inputs, kept), len(pairs)
 
     def _corrected(
         self,
@@ -195,7 +200,7 @@ class Quantize:
             found["biases"] = correct_biases(model, paths, stream, work.device, real)
         return found
 
-    def _bits(self, spots: Spots) -> tuple[list[int], dict[str, Weight]]:
+    def bits_of(self, spots: Spots) -> tuple[list[int], dict[str, Weight]]:
         """Bits of each spot, and how each weight is rounded.
 
         What several layers answer, as before a concatenation, has the most bits of theirs.
