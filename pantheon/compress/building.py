@@ -29,6 +29,7 @@ from pantheon.compress.quantize.config import DiagnoseConfig, QuantizeConfig
 from pantheon.compress.quantize.diagnosis import Diagnose
 from pantheon.compress.quantize.stage import Quantize
 from pantheon.compress.run_folder import GIVEN, RunFolder, result_of
+from pantheon.compress.search.settings import SearchStageConfig
 from pantheon.compress.stage import Stage
 from pantheon.config import load
 from pantheon.errors import ConfigError
@@ -57,10 +58,23 @@ def _stage(config: StageConfig) -> Stage:
             return Quantize.from_config(config)
         case DiagnoseConfig():
             return Diagnose.from_config(config)
+        case SearchStageConfig():
+            return _search(config)
         case ExportConfig():
             return Export.from_config(config)
         case RunConfig():
             return Custom.from_config(config)
+
+
+def _search(config: SearchStageConfig) -> Stage:
+    try:
+        from pantheon.compress.search.stage import Search
+    except ImportError as error:
+        raise ConfigError(
+            f"{config.where('stage')}: a search needs {error.name}, which is not installed; pip "
+            "install pantheon-kd[search]"
+        ) from error
+    return Search.from_config(config)
 
 
 def asked_of(

@@ -15,6 +15,7 @@ from pantheon.compress.prune.config import (
     SparsifyConfig,
 )
 from pantheon.compress.quantize.config import DiagnoseConfig, QuantizeConfig
+from pantheon.compress.search.settings import SearchStageConfig
 from pantheon.config import (
     Arguments,
     LearningConfig,
@@ -143,6 +144,7 @@ StageConfig = Annotated[
     | SparsifyConfig
     | QuantizeConfig
     | DiagnoseConfig
+    | SearchStageConfig
     | ExportConfig
     | RunConfig,
     Field(discriminator="stage"),

@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from pantheon.cli import app
+from pantheon.compress.search.building import factory_space
 from pantheon.compress.search.config import SearchConfig
-from pantheon.compress.search.search import space_from
 from pantheon.config import load
 
 CODE = """
@@ -195,7 +195,7 @@ def test_the_search_that_the_docs_show_is_one(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "docs" / "search.md").read_text()
     file = tmp_path / "search.yaml"
     file.write_text(page.split("```yaml\n")[1].split("```")[0])
-    assert len(space_from(load(file, SearchConfig)).choices) == 25
+    assert len(factory_space(load(file, SearchConfig).space, 0).choices) == 25
 
 
 def test_what_a_search_needs_is_run_first(here: Path) -> None:

@@ -41,3 +41,20 @@ def best_of(study: Study) -> Sequence[Finding]:
         return ()
     best = sorted(study.best_trials, key=lambda trial: trial.number)
     return tuple(Finding.of(trial) for trial in best if fate_of(trial) is Fate.SCORED)
+
+
+def trials_of(study: Study) -> list[dict[str, Any]]:
+    """All trials in the order of their numbers, as JSON: what a report shows of them.
+
+    Returns:
+        Of each its number, its fate, and what was ``chosen``, ``found`` and what it ``costs``; None
+        where it did not come so far.
+    """
+    return [
+        {
+            "number": trial.number,
+            "fate": fate_of(trial).value,
+            **{name: trial.user_attrs.get(name) for name in (CHOSEN, FOUND, COSTS)},
+        }
+        for trial in study.get_trials(deepcopy=False)
+    ]

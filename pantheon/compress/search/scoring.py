@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,10 +13,9 @@ from pantheon.compress.distil import Distil
 from pantheon.compress.prune.recalibrating import recalibrate
 from pantheon.compress.search.space import Point, Space
 from pantheon.compress.search.task import Report
-from pantheon.compress.stage import Metric, Work
-from pantheon.compress.together import SEED
+from pantheon.compress.stage import Work
 from pantheon.compress.watcher import Watcher
-from pantheon.stream import Parts
+from pantheon.stream import BatchStream
 from pantheon.training.history import Epoch
 
 
@@ -29,26 +28,21 @@ class ShortTraining:
 
     Args:
         space: of the points.
-        stage: the training.
-        parts: the streams. The training part is read from where it stands now.
-        metric: called with a model and samples; answers numbers by name.
-        by: which of these tells how a training comes on.
-        folder: for what a training leaves, which is removed afterwards.
-        seed: of all that is random in a training.
-        device: where to compute.
-        recalibrated: samples of the training part that batch norms measure.
+        stage: the training; None where there is none.
+        work: the streams, of which the training part is read from `start`, the metric, the seed of
+            all that is random in a training, the device, and a folder for what a training leaves,
+            which is removed afterwards.
+        by: which of the metric's names tells how a training comes on.
+        start: where the training part is read from.
+        recalibrating: samples that batch norms measure; None where they do not.
     """
 
     space: Space
-    stage: Distil
-    parts: Parts
-    metric: Metric
+    stage: Distil | None
+    work: Work
     by: str
-    folder: Path
     start: Mapping[str, Any]
-    seed: int = 0
-    device: str = "cpu"
-    recalibrated: int = 1024
+    recalibrating: BatchStream | None = None
 
     def __call__(self, point: Point, report: Report) -> Mapping[str, float]:
         """The metric of a point's model on the validation part.
@@ -56,27 +50,26 @@ class ShortTraining:
         Raises:
             DivergedError: losses or metrics are not finite.
         """
-        return self.trained(point, report)[1]
+        return self.work.validate(self.trained(point, report).model)
 
-    def trained(self, point: Point, report: Report) -> tuple[Artifact, Mapping[str, float]]:
-        """A point's model after its training, and the metric."""
+    def trained(self, point: Point, report: Report) -> Artifact:
+        """A point's model after its training."""
         artifact = self.space.artifact(point)
-        artifact.model.to(self.device)
-        self.parts.train.load_state_dict(self.start)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=self.folder) as own:
-            work = Work(
-                folder=Path(own),
-                parts=self.parts,
-                metric=self.metric,
-                seed=self.seed,
-                device=self.device,
-                watcher=_Reporting(report, self.by, self.stage.epochs),
-            )
-            artifact = self.stage.run(artifact, work).artifact
-        stream = self.parts.train.excerpt(self.recalibrated, SEED).samples()
-        recalibrate(artifact.model, stream, self.device)
-        return artifact, work.validate(artifact.model)
+        artifact.model.to(self.work.device)
+        if self.stage is not None:
+            artifact = self._learned(self.stage, artifact, report)
+        if self.recalibrating is not None:
+            recalibrate(artifact.model, self.recalibrating, self.work.device)
+        return artifact
+
+    def _learned(self, stage: Distil, artifact: Artifact, report: Report) -> Artifact:
+        self.work.parts.train.load_state_dict(self.start)
+        self.work.folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=self.work.folder) as own:
+            watcher = _Reporting(report, self.by, stage.epochs)
+            return stage.run(
+                artifact, replace(self.work, folder=Path(own), watcher=watcher)
+            ).artifact
 
 
 class _Reporting(Watcher):

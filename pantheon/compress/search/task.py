@@ -104,6 +104,28 @@ def repaired(task: Task, point: Point, chance: np.random.Generator) -> Point | N
     return after(high)
 
 
+def even_points(task: Task) -> list[Point]:
+    """Points with all ordered choices at the same height: the largest within the limits, and the
+    next, which breaks them and can be repaired.
+
+    Of choices without an order the first value is taken.
+    """
+    steps = max(len(choice.values) for choice in task.space.choices) - 1
+
+    def at(step: int) -> Point:
+        return {
+            c.name: round(step / steps * (len(c.values) - 1)) if c.ordered else 0
+            for c in task.space.choices
+        }
+
+    low, high = 0, steps + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        kept = keeps(excess(task.costs(at(middle)), task.limits))
+        low, high = (middle, high) if kept else (low, middle)
+    return [at(step) for step in (low, high) if step <= steps]
+
+
 SAMPLED = 32
 """Points that are looked at before limits are said to be kept by none."""
 

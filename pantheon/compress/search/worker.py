@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +66,7 @@ class Worker:
         trials: the budget: how many points are trained.
         seed: of repairs.
         repair: whether points beyond the limits are brought back.
+        starts: points that a study without trials begins with.
         grace: seconds without a sign of life after which a worker is taken for dead.
         poll: seconds between looks at the study while others fill the budget.
         said: told of each trial that ended here.
@@ -76,6 +77,7 @@ class Worker:
     trials: int
     seed: int = 0
     repair: bool = True
+    starts: Sequence[Point] = ()
     grace: float = 60.0
     poll: float = 0.5
     said: Callable[[FrozenTrial], None] = lambda trial: None
@@ -93,6 +95,10 @@ class Worker:
         Raises:
             CompressionError: no point within the limits is found.
         """
+        if not self.study.get_trials(deepcopy=False):
+            for point in self.starts:
+                # Where several workers do, it is repeated, and costs nothing.
+                self.study.enqueue_trial(point)
         while True:
             trials = self.study.get_trials(deepcopy=False)
             tally = Tally.of(trials)

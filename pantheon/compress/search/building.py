@@ -1,0 +1,221 @@
+"""From the settings of a search to its space, its task, and what chooses points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler
+from torch import nn
+
+from pantheon.compress.artifact import Artifact
+from pantheon.compress.distil import Distil
+from pantheon.compress.prune.building import losses_from, ranked_from
+from pantheon.compress.prune.preparing import prepare
+from pantheon.compress.quantize.stage import Quantize
+from pantheon.compress.search.bits_space import BitsSpace
+from pantheon.compress.search.config import SpaceConfig
+from pantheon.compress.search.costs import STATIC, costs_of, static_costs
+from pantheon.compress.search.factory_space import FactorySpace, ready_made
+from pantheon.compress.search.pruning_space import PruningSpace
+from pantheon.compress.search.samplers import sampler_of
+from pantheon.compress.search.scoring import ShortTraining
+from pantheon.compress.search.settings import (
+    BitsSpaceConfig,
+    ChoiceConfig,
+    PruningSpaceConfig,
+    ScoreConfig,
+    SearchSettings,
+)
+from pantheon.compress.search.space import Choice, Space
+from pantheon.compress.search.task import Task
+from pantheon.compress.stage import Work
+from pantheon.compress.together import SEED, one_input
+from pantheon.errors import ConfigError
+from pantheon.stream import Parts
+
+
+def factory_space(config: SpaceConfig, seed: int) -> FactorySpace:
+    """The space of a factory's models.
+
+    Raises:
+        ConfigError: an empty space, no such ready-made one, or choices that cannot be.
+    """
+    where = config.where("net" if config.model is None else "model")
+    own = {name: _choice(name, values, config) for name, values in config.choices.items()}
+    if config.net is not None:
+        ready = ready_made(config.net, config.model_args, seed, where)
+        own = {choice.name: choice for choice in ready.choices} | own
+        factory = ready.factory
+    else:
+        assert config.model is not None  # The configuration has one of the two.
+        factory = config.model
+    try:
+        return FactorySpace(factory, config.model_args, tuple(own.values()), seed, where)
+    except ConfigError as error:
+        raise ConfigError(f"{config.where('choices')}: {error}") from error
+
+
+def _choice(name: str, given: Any, config: SpaceConfig) -> Choice:
+    values, ordered = given, True
+    if isinstance(given, ChoiceConfig):
+        values, ordered = given.values, given.ordered
+    try:
+        return Choice(name, tuple(values), ordered)
+    except ConfigError as error:
+        raise ConfigError(f"{config.where('choices', name)}: {error}") from error
+
+
+def space_around(
+    artifact: Artifact, asked: PruningSpaceConfig | BitsSpaceConfig, work: Work
+) -> Space:
+    """The space of what can be made of a model.
+
+    Args:
+        artifact: the model, which stays as it is.
+        asked: whether it is pruned or rounded.
+        work: the stream that channels are ranked by, or activations looked at, and the device.
+
+    Raises:
+        ConfigError: names the setting at fault.
+    """
+    try:
+        if isinstance(asked, PruningSpaceConfig):
+            ranked = ranked_from(asked)
+            losses = losses_from(asked, ranked)
+            ready = prepare(artifact.model, ranked, losses, asked.samples, work)
+            return PruningSpace(artifact, ready.structure, ready.rankings, asked.left)
+        stage = Quantize.from_rounding(asked, max(asked.values))
+        return BitsSpace.of(artifact, stage, asked.values, asked.of == "both", work)
+    except ConfigError as error:
+        raise ConfigError(f"{asked.where()}: {error}") from error
+
+
+def task_from(
+    settings: SearchSettings, space: Space, work: Work, around: nn.Module | None = None
+) -> Task:
+    """What a search is about.
+
+    Args:
+        settings: of the search.
+        space: of its points.
+        work: streams that are open, the metric, the seed and the device.
+        around: the model that the space is made of, if it is.
+
+    Raises:
+        ConfigError: objectives or limits that cannot be.
+    """
+    by, score, parts = scored_by(settings), settings.score, _excerpts(settings.score, work.parts)
+    inputs = one_input(replace(work, device="cpu"))
+    scorer = ShortTraining(
+        space=space,
+        stage=Distil.from_learning(score) if score.epochs else None,
+        work=replace(work, parts=parts),
+        by=by,
+        start=parts.train.state_dict(),
+        recalibrating=_recalibrating(score, work.parts),
+    )
+    limits = _limits(settings, around, inputs)
+    return Task(space, settings.objectives, scorer, static_costs(space, inputs), limits)
+
+
+def _excerpts(score: ScoreConfig, parts: Parts) -> Parts:
+    """The samples that points are trained on and measured by."""
+    assert parts.validation is not None  # Whoever opened them has looked.
+    train = parts.train.excerpt(score.samples, SEED) if score.samples else parts.train
+    held = parts.validation
+    held = held.excerpt(score.validation, SEED) if score.validation else held
+    return Parts(train, held)
+
+
+def _recalibrating(score: ScoreConfig, parts: Parts) -> Any:
+    return parts.train.excerpt(score.recalibrate, SEED).samples() if score.recalibrate else None
+
+
+def _limits(settings: SearchSettings, around: nn.Module | None, inputs: Any) -> dict[str, float]:
+    """The largest allowed costs; those in percent of a model's own."""
+    parts = {name: limit for name, limit in settings.limits.items() if isinstance(limit, str)}
+    given = {name: limit for name, limit in settings.limits.items() if not isinstance(limit, str)}
+    if not parts:
+        return given
+    where = settings.where("limits", next(iter(parts)))
+    if around is None:
+        raise ConfigError(
+            f"{where}: in percent of what? A factory's models are made of none; give a number"
+        )
+    whole = costs_of(around, inputs)
+    if unknown := [name for name in parts if name not in whole]:
+        raise ConfigError(
+            f"{where}: there is no cost {unknown[0]!r}; expected one of {', '.join(whole)}"
+        )
+    of_whole = {
+        name: whole[name] * float(limit.rstrip(" %")) / 100 for name, limit in parts.items()
+    }
+    return {name: given[name] if name in given else of_whole[name] for name in settings.limits}
+
+
+def scored_by(settings: SearchSettings) -> str:
+    """The objective by which a training is told to be good: the first that is no cost.
+
+    Raises:
+        ConfigError: there is none, or trainings are to be given up by several.
+    """
+    named = [name for name in settings.objectives if name not in STATIC]
+    if not named:
+        raise ConfigError(
+            f"{settings.where('objectives')}: all objectives are costs; name one that the metric "
+            "answers"
+        )
+    if settings.score.stop and len(settings.objectives) > 1:
+        raise ConfigError(
+            f"{settings.score.where('stop')}: trainings are only given up early where there is one "
+            "objective; leave stop out, or put the costs into limits"
+        )
+    return named[0]
+
+
+def sampler_from(settings: SearchSettings, space: Space, seed: int) -> BaseSampler:
+    """What chooses points.
+
+    Raises:
+        ConfigError: no such strategy, or options that it does not have.
+    """
+    try:
+        return sampler_of(
+            settings.strategy,
+            space.choices,
+            seed,
+            settings.trials,
+            settings.options,
+            len(settings.objectives),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{settings.where('strategy')}: {error}") from error
+
+
+def pruner_from(settings: SearchSettings) -> BasePruner:
+    """What gives trainings up early."""
+    match settings.score.stop:
+        case "median":
+            return MedianPruner(n_startup_trials=max(4, settings.trials // 8))
+        case "halving":
+            return SuccessiveHalvingPruner()
+        case None:
+            return NopPruner()
+
+
+def repairs(settings: SearchSettings) -> bool:
+    """Whether points beyond the limits are brought back; a grid has those within them anyway."""
+    return settings.repair and settings.strategy != "grid"
+
+
+TOLD = ("score", "objectives", "limits", "repair", "strategy", "options")
+"""Settings that all workers of a study have to say alike."""
+
+
+def about(settings: SearchSettings) -> Mapping[str, Any]:
+    """What a study is about, as far as its settings say it."""
+    told = settings.model_dump(mode="json", by_alias=True)
+    return {name: told[name] for name in TOLD}
