@@ -105,8 +105,8 @@ def repaired(task: Task, point: Point, chance: np.random.Generator) -> Point | N
 
 
 def even_points(task: Task) -> list[Point]:
-    """Points with all ordered choices at the same height: the largest within the limits, and the
-    next, which breaks them and can be repaired.
+    """The largest point within the limits that has all ordered choices at the same height, and one
+    with choices a little higher, as many as there is room for. Or neither, if none is within.
 
     Of choices without an order the first value is taken.
     """
@@ -118,12 +118,20 @@ def even_points(task: Task) -> list[Point]:
             for c in task.space.choices
         }
 
-    low, high = 0, steps + 1
+    def kept(point: Point) -> bool:
+        return keeps(excess(task.costs(point), task.limits))
+
+    low, high = -1, steps + 1
     while high - low > 1:
         middle = (low + high) // 2
-        kept = keeps(excess(task.costs(at(middle)), task.limits))
-        low, high = (middle, high) if kept else (low, middle)
-    return [at(step) for step in (low, high) if step <= steps]
+        low, high = (middle, high) if kept(at(middle)) else (low, middle)
+    if low < 0:
+        return []
+    even = filled = at(low)
+    for name, place in at(min(high, steps)).items():
+        higher = filled | {name: place}
+        filled = higher if kept(higher) else filled
+    return [even] if filled == even else [even, filled]
 
 
 SAMPLED = 32
