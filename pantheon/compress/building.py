@@ -41,7 +41,15 @@ COUNTED = 1000
 
 def stages_from(config: PipelineConfig) -> list[Stage]:
     """The stages, in order."""
-    return [_stage(stage) for stage in config.stages]
+    stages = [_stage(stage) for stage in config.stages]
+    for own, stage in zip(config.stages, stages, strict=True):
+        if isinstance(own, SearchStageConfig):
+            from pantheon.compress.search.stage import require_scores
+
+            parts = config.stream.parts
+            held = parts is not None and parts.validation is not None
+            require_scores(stage.name, config.metric is not None, held)
+    return stages
 
 
 def _stage(config: StageConfig) -> Stage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -176,7 +176,7 @@ def scored_by(settings: SearchSettings) -> str:
     return named[0]
 
 
-def sampler_from(settings: SearchSettings, space: Space, seed: int) -> BaseSampler:
+def sampler_from(settings: SearchSettings, choices: Sequence[Choice], seed: int) -> BaseSampler:
     """What chooses points.
 
     Raises:
@@ -185,7 +185,7 @@ def sampler_from(settings: SearchSettings, space: Space, seed: int) -> BaseSampl
     try:
         return sampler_of(
             settings.strategy,
-            space.choices,
+            choices,
             seed,
             settings.trials,
             settings.options,

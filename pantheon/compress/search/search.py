@@ -60,7 +60,7 @@ def searching(
     made, metric = _made(config), resolve(config.metric, config.where("metric"))
     scored_by(config)
     if not isinstance(made, Artifact):
-        sampler_from(config, made, config.seed)
+        sampler_from(config, made.choices, config.seed)
     config.folder.mkdir(parents=True, exist_ok=True)
     storage = storage_at(config.url, config.grace / 3, config.grace)
     opened: Any = streams or resolve(STREAMS)
@@ -79,7 +79,7 @@ def searching(
                 config.name,
                 _about(config, space),
                 directions(config.objectives),
-                sampler_from(config, space, config.seed),
+                sampler_from(config, space.choices, config.seed),
                 pruner_from(config),
             )
             yield Worker(

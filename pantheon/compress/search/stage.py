@@ -30,7 +30,7 @@ from pantheon.compress.search.settings import (
     PruningSpaceConfig,
     SearchStageConfig,
 )
-from pantheon.compress.search.space import Space, digest_of, point_at
+from pantheon.compress.search.space import Choice, Space, digest_of, point_at
 from pantheon.compress.search.storage import storage_at, study_in
 from pantheon.compress.search.task import check_limits, directions, even_points
 from pantheon.compress.search.trials import FOUND, fate_of
@@ -65,9 +65,10 @@ class Search:
         """The stage that a configuration describes.
 
         Raises:
-            ConfigError: objectives, a criterion or losses that cannot be.
+            ConfigError: objectives, a strategy, a criterion or losses that cannot be.
         """
         scored_by(config)
+        sampler_from(config, [Choice("any", (0, 1))], 0)  # The space is known when it runs.
         if config.prune is not None:
             losses_from(config.prune, ranked_from(config.prune))
         return cls(config, config.name or "search")
@@ -106,11 +107,7 @@ class Search:
         return Outcome(made, samples=told["samples"], figures={"search": told})
 
     def _search(self, artifact: Artifact, work: Work) -> None:
-        if work.metric is None or work.parts.validation is None:
-            raise ConfigError(
-                f"stage {self.name!r} scores points by the metric on a validation part; give the "
-                "pipeline a metric, and the stream parts"
-            )
+        require_scores(self.name, work.metric is not None, work.parts.validation is not None)
         artifact.model.to("cpu")  # Points are made and counted there.
         space = space_around(artifact, self.asked, replace(work, device="cpu"))
         worker = self._worker(space, artifact.model, work)
@@ -139,7 +136,7 @@ class Search:
             self.name,
             {"space": digest_of(space), **about(self.settings), "seed": work.seed},
             directions(self.settings.objectives),
-            sampler_from(self.settings, space, work.seed),
+            sampler_from(self.settings, space.choices, work.seed),
             pruner_from(self.settings),
         )
         return Worker(
@@ -155,14 +152,28 @@ class Search:
     def _told(self, study: Study, work: Work) -> dict[str, Any]:
         tried = trials_of(study)
         trained = sum(each["found"] is not None for each in tried)
+        size = sum(int(batch.mask.sum()) for batch in work.parts.train.samples())
         return {
             "objectives": dict(self.settings.objectives),
             "limits": dict(self.settings.limits),
             "strategy": self.settings.strategy,
             "budget": self.settings.trials,
-            "samples": trained * self.cost(len(work.parts.train)).samples // self.settings.trials,
+            "samples": trained * self.cost(size).samples // self.settings.trials,
             "trials": tried,
         }
+
+
+def require_scores(name: str, metric: bool, validation: bool) -> None:
+    """Make sure that a stage has what points are scored by.
+
+    Raises:
+        ConfigError: it lacks the metric, or the validation part.
+    """
+    if not metric or not validation:
+        raise ConfigError(
+            f"stage {name!r} scores points by the metric on a validation part; give the pipeline a "
+            "metric, and the stream parts with a validation part"
+        )
 
 
 def _line(trial: FrozenTrial) -> str:
