@@ -73,6 +73,7 @@ def run(
     config = _loaded(file, storage, trials)
     from pantheon.compress.building import needed
     from pantheon.compress.search.findings import best_of
+    from pantheon.compress.search.keeping import keep
     from pantheon.compress.search.search import searching
     from pantheon.ranks import Ranks
 
@@ -92,13 +93,17 @@ def run(
         with searching(config, said=said) as worker:
             tally = worker.run()
             best = best_of(worker.study)
+            kept = keep(worker.task.space, best, config.folder)
     if json:
         told = {fate.value: count for fate, count in tally.fates.items()}
-        say_json({"study": config.name, "trials": told, "best": [asdict(each) for each in best]})
+        found = [
+            {**asdict(each), "artifact": str(path)} for each, path in zip(best, kept, strict=True)
+        ]
+        say_json({"study": config.name, "trials": told, "best": found})
         return
     stdout.print(f"{config.name}: {counted(tally.fates)}", markup=False)
-    for finding in best:
-        stdout.print(f"best: {_finding(finding)}", markup=False)
+    for finding, path in zip(best, kept, strict=True):
+        stdout.print(f"best: {_finding(finding)}  {path}", markup=False)
 
 
 @search.command("status")

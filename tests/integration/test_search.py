@@ -12,6 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from pantheon.cli import app
+from pantheon.compress.artifact import Artifact
+from pantheon.compress.building import stages_from
+from pantheon.compress.config import PipelineConfig
 from pantheon.compress.search.building import factory_space
 from pantheon.compress.search.config import SearchConfig
 from pantheon.config import load
@@ -100,7 +103,10 @@ def ran(*arguments: str, status: int = 0) -> str:
 
 
 def told(*arguments: str) -> Any:
-    return json.loads(ran(*arguments, "--json").splitlines()[-1])
+    found = json.loads(ran(*arguments, "--json").splitlines()[-1])
+    for best in found["best"]:
+        best.pop("artifact", None)  # It is in the search's own folder.
+    return found
 
 
 def test_a_search_trains_its_budget_and_tells_the_best(here: Path) -> None:
@@ -118,7 +124,14 @@ def test_a_search_trains_its_budget_and_tells_the_best(here: Path) -> None:
     shown = ran("status", "search.yaml", "--once")
     assert shown.startswith("search: 8 of 8; ")
     assert " 8 scored" in shown
-    assert {p.name.partition("-")[0] for p in Path("run").iterdir()} == {"search.db", "trials"}
+    left = {p.name.partition("-")[0] for p in Path("run").iterdir()}
+    assert left == {"search.db", "trials", "best"}
+    # The best is kept as it was made: an artifact that a pipeline can begin with.
+    (kept,) = Path("run/best").iterdir()
+    assert kept.name == f"trial-{best['number']}"
+    made = Artifact.load(kept)
+    assert made.args["width"] == best["chosen"]["width"]
+    assert sum(p.numel() for p in made.model.parameters()) == best["costs"]["parameters"]
     assert not list(Path("run/trials").iterdir())
     # Nothing is left to do.
     assert told("search.yaml")["trials"]["scored"] == 8
@@ -196,6 +209,22 @@ def test_the_search_that_the_docs_show_is_one(tmp_path: Path) -> None:
     file = tmp_path / "search.yaml"
     file.write_text(page.split("```yaml\n")[1].split("```")[0])
     assert len(factory_space(load(file, SearchConfig).space, 0).choices) == 25
+
+
+def test_the_stages_that_the_docs_show_are_some(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "search.md").read_text()
+    file = tmp_path / "pipeline.yaml"
+    head = (
+        "folder: run\nmodel: toys:net\nmetric: toys:accuracy\nstream: {dataset: toys:data, parts: "
+    )
+    file.write_text(
+        head + "{train: [0, 1], validation: [1, 2]}}\n" + page.split("```yaml\n")[2].split("```")[0]
+    )
+    assert [s.name for s in stages_from(load(file, PipelineConfig))] == [
+        "search",
+        "distil",
+        "round",
+    ]
 
 
 def test_what_a_search_needs_is_run_first(here: Path) -> None:

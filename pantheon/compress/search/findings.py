@@ -36,11 +36,14 @@ class Finding:
 
 
 def best_of(study: Study) -> Sequence[Finding]:
-    """The best point, or with several objectives the Pareto front; none before any is scored."""
+    """The best point, the first of those that are alike, or with several objectives the Pareto
+    front; none before any is scored.
+    """
     if not any(fate_of(trial) is Fate.SCORED for trial in study.get_trials(deepcopy=False)):
         return ()
     best = sorted(study.best_trials, key=lambda trial: trial.number)
-    return tuple(Finding.of(trial) for trial in best if fate_of(trial) is Fate.SCORED)
+    found = tuple(Finding.of(trial) for trial in best if fate_of(trial) is Fate.SCORED)
+    return found[:1] if len(study.directions) == 1 else found
 
 
 def trials_of(study: Study) -> list[dict[str, Any]]:
