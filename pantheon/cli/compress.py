@@ -129,12 +129,16 @@ def _tell(path: Path, config: PipelineConfig, summary: Summary, json: bool) -> N
 
 def _page(run: Path) -> str:
     """Where the report's page is, or how to have it."""
-    missing = [name for name in ("jinja2", "matplotlib") if find_spec(name) is None]
-    if missing:
-        return f"pantheon report {run} draws it, with {' and '.join(missing)} installed"
+    if missing := undrawn():
+        return f"pantheon report {run} draws it, with {missing} installed"
     from pantheon.compress.report_page import load_run, write_page
 
     return f"{write_page([load_run(run)], run)[0]} shows it"
+
+
+def undrawn() -> str:
+    """What is missing to draw pages, by name; empty where nothing is."""
+    return " and ".join(name for name in ("jinja2", "matplotlib") if find_spec(name) is None)
 
 
 def _line(name: str, figures: Any, first: Any) -> str:

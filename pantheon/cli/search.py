@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from pantheon.cli.compress import run_pipelines
+from pantheon.cli.compress import run_pipelines, undrawn
 from pantheon.cli.guard import guarded
 from pantheon.cli.output import numbers, progress, say_json, size, stdout
 from pantheon.cli.serve import Json
@@ -104,6 +104,34 @@ def run(
     stdout.print(f"{config.name}: {counted(tally.fates)}", markup=False)
     for finding, path in zip(best, kept, strict=True):
         stdout.print(f"best: {_finding(finding)}  {path}", markup=False)
+    stdout.print(_page(file, config, worker.study), markup=False)
+
+
+def _page(file: Path, config: SearchConfig, study: Study) -> str:
+    """Where the report's page is, or how to have it."""
+    if missing := undrawn():
+        return f"pantheon search report {file} draws it, with {missing} installed"
+    from pantheon.compress.search.page import write_search_page
+
+    return f"{write_search_page(config, study, config.folder)} shows it"
+
+
+@search.command("report")
+@guarded
+def report(
+    file: File,
+    storage: Storage = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the page; by default the search's.")
+    ] = None,
+) -> None:
+    """Make a page with pictures of a search, finished or not: front, history, importance."""
+    config = _loaded(file, storage, None)
+    from pantheon.compress.search.page import write_search_page
+    from pantheon.compress.search.storage import study_named
+
+    study = study_named(config.url, config.name)
+    stdout.print(str(write_search_page(config, study, out or config.folder)), markup=False)
 
 
 @search.command("status")

@@ -125,7 +125,7 @@ def test_a_search_trains_its_budget_and_tells_the_best(here: Path) -> None:
     assert shown.startswith("search: 8 of 8; ")
     assert " 8 scored" in shown
     left = {p.name.partition("-")[0] for p in Path("run").iterdir()}
-    assert left == {"search.db", "trials", "best"}
+    assert {"search.db", "trials", "best", "report.html"} <= left
     # The best is kept as it was made: an artifact that a pipeline can begin with.
     (kept,) = Path("run/best").iterdir()
     assert kept.name == f"trial-{best['number']}"
@@ -161,6 +161,9 @@ def test_several_objectives_and_trainings_that_are_given_up(here: Path) -> None:
                           "objectives: {accuracy: maximise, macs: minimise}")  # fmt: skip
     Path("front.yaml").write_text(text.replace("evolution", "nsga2"))
     best = told("front.yaml")["best"]
+    ran("report", "front.yaml", "--out", "page")
+    drawn = {path.stem for path in Path("page").glob("*.png")}
+    assert {"report-search-history-search", "report-search-front-search-macs"} <= drawn
     costs = [each["costs"]["macs"] for each in best]
     scores = [each["found"]["accuracy"] for each in best]
     assert sorted(costs) == [c for _, c in sorted(zip(scores, costs, strict=True))]

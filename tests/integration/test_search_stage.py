@@ -89,18 +89,18 @@ def test_a_pipeline_goes_on_with_the_best_cut_and_the_best_bits(here: Path) -> N
     found = cut.figures["search"]
     scored = [each for each in found["trials"] if each["fate"] == "scored"]
     assert len(scored) == 6
-    assert found["best"]["found"]["accuracy"] == max(e["found"]["accuracy"] for e in scored)
+    assert found["best"][0]["found"]["accuracy"] == max(e["found"]["accuracy"] for e in scored)
     assert all(each["costs"]["macs"] <= 0.6 * tuned.after.macs for each in scored)
     assert found["samples"] == 6 * 64
     made = Artifact.load("whole/2-cut/artifact")
     (edit,) = made.edits
     widths = {path: len(kept["out"]) for path, kept in edit.modules.items() if "out" in kept}
-    for path, left in found["best"]["chosen"].items():
+    for path, left in found["best"][0]["chosen"].items():
         assert widths.get(path, 24) == 24 * left
     assert rounded.phase == "quantize"
     last = Artifact.load("whole/4-round/artifact").model
     assert is_quantized(last)
-    chosen = rounded.figures["search"]["best"]["chosen"]
+    chosen = rounded.figures["search"]["best"][0]["chosen"]
     assert {last.get_submodule(p).parametrizations["weight"][0].grid.bits for p in chosen} <= {
         3,
         7,

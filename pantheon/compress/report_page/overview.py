@@ -20,7 +20,7 @@ from pantheon.compress.report_page.section import (
     texts,
 )
 
-ELSEWHERE = ("pruning", "sparsity", "quantization", "diagnosis", "int8")
+ELSEWHERE = ("pruning", "sparsity", "quantization", "diagnosis", "int8", "search")
 """Figures that have a panel of their own."""
 
 

@@ -55,9 +55,36 @@ def write_page(
         StoreError: the folder or a file of it cannot be written.
     """
     check_packages()
+    names = ", ".join(run.name for run in runs)
     found = sections(runs, choice or Choice())
+    return write_sections(f"Compression report: {names}", found, folder, MEASURED)
+
+
+MEASURED = (
+    "Point at a figure to see all its digits. All models were measured as they were read back from "
+    "disk, metrics on the validation part."
+)
+"""What is said of all figures of a compression run."""
+
+
+def write_sections(
+    title: str, found: Sequence[Section], folder: str | os.PathLike[str], note: str
+) -> tuple[Path, list[Path]]:
+    """Write a page of some sections, as `write_page` does.
+
+    Args:
+        title: of the page.
+        found: what is on it.
+        folder: where to.
+        note: is said at its end.
+
+    Raises:
+        ConfigError: jinja2 or matplotlib is not installed.
+        StoreError: the folder or a file of it cannot be written.
+    """
+    check_packages()
     pictures = draw(found)
-    text = render(", ".join(run.name for run in runs), found, pictures)
+    text = render(title, found, pictures, note)
     return write_files(Path(folder), text, list(pictures.values()))
 
 
@@ -108,7 +135,7 @@ def _free(name: str, taken: set[str]) -> str:
     return free
 
 
-def render(title: str, found: Sequence[Section], pictures: dict[int, Drawn]) -> str:
+def render(title: str, found: Sequence[Section], pictures: dict[int, Drawn], note: str) -> str:
     """The page's text; all that comes from the runs is escaped."""
     from jinja2 import Environment, StrictUndefined
 
@@ -118,10 +145,11 @@ def render(title: str, found: Sequence[Section], pictures: dict[int, Drawn]) -> 
     )
     source = files(__package__).joinpath("page.html.jinja").read_text(encoding="utf-8")
     return environment.from_string(source).render(
-        title=f"Compression report: {title}",
+        title=title,
         sections=found,
         drawn=lambda part: pictures[id(part)],
         version=_version(),
+        note=note,
     )
 
 

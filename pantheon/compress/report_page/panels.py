@@ -12,6 +12,7 @@ from pantheon.errors import ConfigError
 
 HOMES = (
     "pantheon.compress.report_page.overview",
+    "pantheon.compress.report_page.searches",
     "pantheon.compress.report_page.pruning",
     "pantheon.compress.report_page.quantization",
     "pantheon.compress.report_page.curves",

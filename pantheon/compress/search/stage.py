@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from pantheon.compress.search.building import (
     space_around,
     task_from,
 )
-from pantheon.compress.search.findings import best_of, trials_of
+from pantheon.compress.search.findings import best_of
 from pantheon.compress.search.settings import (
     BitsSpaceConfig,
     PruningSpaceConfig,
@@ -33,6 +33,7 @@ from pantheon.compress.search.settings import (
 from pantheon.compress.search.space import Choice, Space, digest_of, point_at
 from pantheon.compress.search.storage import storage_at, study_in
 from pantheon.compress.search.task import check_limits, directions, even_points
+from pantheon.compress.search.telling import told_of
 from pantheon.compress.search.trials import FOUND, fate_of
 from pantheon.compress.search.worker import Worker
 from pantheon.compress.stage import Cost, Outcome, Phase, Work
@@ -124,7 +125,7 @@ class Search:
             made.model.to(work.device)
             recalibrate(made.model, stream, work.device)
         made.save(work.folder / MADE)
-        write_json(work.folder / TOLD, self._told(worker.study, work) | {"best": asdict(best[0])})
+        write_json(work.folder / TOLD, self._told(worker.study, work))
 
     def _worker(self, space: Space, around: nn.Module, work: Work) -> Worker:
         own = replace(work, folder=work.folder / "trials")
@@ -150,17 +151,11 @@ class Search:
         )
 
     def _told(self, study: Study, work: Work) -> dict[str, Any]:
-        tried = trials_of(study)
-        trained = sum(each["found"] is not None for each in tried)
+        told = told_of(self.settings, study)
+        trained = sum(each["found"] is not None for each in told["trials"])
         size = sum(int(batch.mask.sum()) for batch in work.parts.train.samples())
-        return {
-            "objectives": dict(self.settings.objectives),
-            "limits": dict(self.settings.limits),
-            "strategy": self.settings.strategy,
-            "budget": self.settings.trials,
-            "samples": trained * self.cost(size).samples // self.settings.trials,
-            "trials": tried,
-        }
+        read = trained * self.cost(size).samples // self.settings.trials
+        return {**told, "samples": read}
 
 
 def require_scores(name: str, metric: bool, validation: bool) -> None:
