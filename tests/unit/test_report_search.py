@@ -65,7 +65,7 @@ def test_points_the_best_so_far_and_the_front_are_drawn() -> None:
     assert limit.get_xdata() == [6e6, 6e6]
     assert drawn["search importance cut"].alt == "importance of choices: a 75 %; b 25 %"
     (table,) = [part for part in section.parts if isinstance(part, Table)]
-    assert [cell.text for cell in table.rows[0]] == ["3", "70", "5.00 M", "9", "a: 3"]
+    assert [cell.text for cell in table.rows[0]] == ["3", "70", "5 M", "9", "a: 3"]
 
 
 def test_where_less_is_better_the_best_is_the_least() -> None:
