@@ -39,6 +39,7 @@ contract: $(VENV)/.dev
 	$(PYTEST) tests/contract -m "not conformance"
 
 integration: $(VENV)/.dev .venv-mlserver/.installed
+	$(BIN)/python -m benchmarks.postgres
 	$(PYTEST) tests/integration tests/chaos -m "not conformance and not chaos"
 
 doctest: $(VENV)/.dev

@@ -46,11 +46,11 @@ def searching(log: Path, seconds: float) -> Task:
     )
 
 
-def main(url: str, log: str, trials: str, seconds: str, strategy: str = "random") -> None:
+def main(url: str, log: str, trials: str, seconds: str, patience: str = "60") -> None:
     """Work until the budget is spent."""
     task = searching(Path(log), float(seconds))
-    storage = storage_at(url, heartbeat=1, grace=3)
-    sampler = sampler_of(strategy, task.space.choices, 0, int(trials))
+    storage = storage_at(url, 1, 3, float(patience))
+    sampler = sampler_of("random", task.space.choices, 0, int(trials))
     study = study_in(storage, "killed", {}, directions(task.objectives), sampler)
     print("ready", flush=True)
     Worker(study=study, task=task, trials=int(trials), grace=3, poll=0.2).run()

@@ -1,30 +1,84 @@
-"""Workers of one study that are killed: the budget is filled exactly, and nothing hangs."""
+"""Workers of one study that die, and a server that does: the budget is filled exactly."""
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial
+from sqlalchemy import text
 
+from benchmarks.postgres import PASSWORD, Server, lacking, server
+from pantheon.compress.search import patient
 from pantheon.compress.search.samplers import sampler_of
-from pantheon.compress.search.storage import storage_at, study_in
+from pantheon.compress.search.storage import ABOUT, storage_at, study_in
 from pantheon.compress.search.task import directions
 from pantheon.compress.search.trials import TOLD, Fate, Tally, fate_of
+from pantheon.errors import MismatchError, StoreError
 from tests.integration.searcher import searching
 
 TRIALS, WORKERS, FEW = 40, 4, 10
 
 
-def begun(url: str, log: Path, seconds: float, trials: int = TRIALS) -> subprocess.Popen[bytes]:
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Server]:
+    if why := lacking():
+        pytest.skip(why)
+    with server("fsync=off") as made:
+        yield made
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/search.db"
+    made: Server = request.getfixturevalue("postgres")
+    return made.fresh()
+
+
+def begun(
+    url: str, log: Path, seconds: float, trials: int = TRIALS, patience: float = 60
+) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "tests.integration.searcher", url, str(log)]
-    return subprocess.Popen([*command, str(trials), str(seconds)], stdout=subprocess.DEVNULL)
+    command += [str(trials), str(seconds), str(patience)]
+    with (log.parent / "said.txt").open("a") as said:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, text=True)
+
+
+@contextmanager
+def looked_at(url: str) -> Iterator[Study]:
+    """The study that `begun` works on."""
+    task = searching(Path(), 0)
+    sampler = sampler_of("random", task.space.choices, 0, TRIALS)
+    with closing(storage_at(url, 1, 3)) as storage:
+        yield study_in(storage, "killed", {}, directions(task.objectives), sampler)
+
+
+def trials_of(url: str) -> list[FrozenTrial]:
+    with looked_at(url) as study:
+        return study.get_trials(deepcopy=False)
+
+
+def until_lines(log: Path, count: int, limit: float = 30) -> None:
+    """Wait until so many points were trained."""
+    end = time.monotonic() + limit
+    while not log.exists() or log.read_text().count("\n") < count:
+        assert time.monotonic() < end, "too slow"
+        time.sleep(0.05)
 
 
 def killed_until_done(url: str, log: Path, every: float, limit: float) -> int:
@@ -56,10 +110,7 @@ def killed_until_done(url: str, log: Path, every: float, limit: float) -> int:
 
 
 def check_filled(url: str, log: Path, killed: int) -> None:
-    task = searching(log, 0)
-    sampler = sampler_of("random", task.space.choices, 0, TRIALS)
-    study = study_in(storage_at(url, 1, 3), "killed", {}, directions(task.objectives), sampler)
-    trials = study.get_trials(deepcopy=False)
+    trials = trials_of(url)
     tally = Tally.of(trials)
     assert tally.told == TRIALS
     assert tally[Fate.RUNNING] == tally[Fate.WAITING] == 0
@@ -77,23 +128,21 @@ def check_filled(url: str, log: Path, killed: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_a_study_in_sqlite_is_filled_exactly_whoever_dies(tmp_path: Path) -> None:
-    url, log = f"sqlite:///{tmp_path}/search.db", tmp_path / "trained.txt"
+def test_a_study_is_filled_exactly_whoever_dies(url: str, tmp_path: Path) -> None:
+    log = tmp_path / "trained.txt"
     killed = killed_until_done(url, log, every=2.0, limit=150)
     assert killed >= 2
     check_filled(url, log, killed)
 
 
 @pytest.mark.timeout(60)
-def test_a_worker_that_was_frozen_tells_nothing_twice(tmp_path: Path) -> None:
-    url, log = f"sqlite:///{tmp_path}/search.db", tmp_path / "trained.txt"
-    task = searching(log, 0)
-    sampler = sampler_of("random", task.space.choices, 0, FEW)
-    study = study_in(storage_at(url, 1, 3), "killed", {}, directions(task.objectives), sampler)
+def test_a_worker_that_was_frozen_tells_nothing_twice(url: str, tmp_path: Path) -> None:
+    log = tmp_path / "trained.txt"
     frozen = begun(url, log, 3.0, FEW)
     try:
-        while not any(fate_of(t) is Fate.RUNNING for t in study.get_trials(deepcopy=False)):
-            time.sleep(0.1)
+        with looked_at(url) as study:
+            while not any(fate_of(t) is Fate.RUNNING for t in study.get_trials(deepcopy=False)):
+                time.sleep(0.1)
         time.sleep(1)
         os.kill(frozen.pid, signal.SIGSTOP)
         other = begun(url, log, 0.1, FEW)
@@ -103,6 +152,128 @@ def test_a_worker_that_was_frozen_tells_nothing_twice(tmp_path: Path) -> None:
     finally:
         frozen.kill()
         frozen.wait()
-    tally = Tally.of(study.get_trials(deepcopy=False))
+    tally = Tally.of(trials_of(url))
     assert tally.told == FEW
     assert tally[Fate.LOST] == 1
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT])
+def test_workers_go_on_when_the_server_is_back(
+    postgres: Server, tmp_path: Path, how: signal.Signals
+) -> None:
+    url, log = postgres.fresh(), tmp_path / "trained.txt"
+    workers = [begun(url, log, 0.5, FEW) for _ in range(2)]
+    try:
+        until_lines(log, 3)
+        name = url.rpartition("/")[2]
+        held = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{name}'"
+        assert 0 < int(postgres.ask(held)) <= 2 * len(workers)
+        postgres.stop(how)
+        time.sleep(4)  # Longer than workers may be silent, so that all seem dead.
+        postgres.start()
+        assert [worker.wait(30) for worker in workers] == [0, 0]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    tally = Tally.of(trials_of(url))
+    # One that nobody was told of may have been made when the server went.
+    assert tally.told == len(log.read_text().splitlines()) == FEW
+    assert tally[Fate.LOST] <= len(workers)
+    assert tally[Fate.RUNNING] == tally[Fate.WAITING] == 0
+    said = (tmp_path / "said.txt").read_text()
+    assert "is away, and is asked again for 60 s" in said
+    assert " is back after " in said
+    assert "Traceback" not in said
+    assert PASSWORD not in said
+
+
+@pytest.mark.timeout(60)
+def test_a_server_that_stays_away_ends_the_worker_and_loses_nothing(
+    postgres: Server, tmp_path: Path
+) -> None:
+    url, log = postgres.fresh(), tmp_path / "trained.txt"
+    worker = begun(url, log, 0.2, FEW, patience=1)
+    try:
+        until_lines(log, 2)
+        postgres.stop()
+        assert worker.wait(20) == 1
+    finally:
+        worker.kill()
+        worker.wait()
+        postgres.start()
+    said = (tmp_path / "said.txt").read_text()
+    (last,) = said.splitlines()[-1:]
+    assert last.startswith("pantheon.errors.StoreError: the storage postgresql")
+    assert "went away, and was not back after 1 s" in last
+    assert "is the server up?" in last
+    assert PASSWORD not in said
+    trained = len(log.read_text().splitlines())
+    assert begun(url, log, 0.0, FEW).wait(40) == 0
+    tally = Tally.of(trials_of(url))
+    assert tally.told == FEW
+    assert tally[Fate.RUNNING] == tally[Fate.WAITING] == 0
+    assert len(log.read_text().splitlines()) <= FEW + 1
+    assert trained < FEW
+
+
+def test_workers_that_begin_at_once_make_one_study(url: str) -> None:
+    def begin(_: int) -> int:
+        with looked_at(url) as study:
+            return study._study_id
+
+    with ThreadPoolExecutor(6) as pool:
+        assert len(set(pool.map(begin, range(6)))) == 1
+
+
+def test_a_study_of_another_search_or_version_is_refused(url: str) -> None:
+    sampler = sampler_of("random", searching(Path(), 0).space.choices, 0, TRIALS)
+    with closing(storage_at(url, 1, 3)) as storage:
+
+        def opened(space: str) -> Study:
+            return study_in(storage, "one", {"space": space}, [StudyDirection.MAXIMIZE], sampler)
+
+        study = opened("wide")
+        assert opened("wide").user_attrs == study.user_attrs
+        with pytest.raises(MismatchError, match="'one' has space 'wide', and this search 'narrow'"):
+            opened("narrow")
+        study.set_user_attr(ABOUT, {"version": 0, "space": "wide"})
+        with pytest.raises(MismatchError, match="has version 0, and this search 1"):
+            opened("wide")
+
+
+def test_servers_that_let_nobody_in_are_told_without_the_password(postgres: Server) -> None:
+    url = postgres.fresh()
+    for wrong, said in {
+        url.replace(str(postgres.port), "1"): "create a connection to host 127.0.0.1 and port 1",
+        url.replace(PASSWORD, "a-wrong-word"): 'password authentication failed for user "pantheon"',
+        url.replace(f":{PASSWORD}", ""): "asks for a password, and the address has none",
+        f"{url}x": 'database ".*x" does not exist',
+    }.items():
+        with pytest.raises(StoreError, match=said) as told:
+            storage_at(wrong, 1, 3)
+        assert "pantheon:***@127.0.0.1" in str(told.value) or PASSWORD not in wrong
+        assert "is the server up, and are the address, the user and the password right?" in str(
+            told.value
+        )
+        assert PASSWORD not in str(told.value)
+        assert "a-wrong-word" not in str(told.value)
+
+
+def test_a_worker_that_is_frozen_in_a_change_stops_nobody(
+    postgres: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patient, "FROZEN", 1)
+    url = postgres.fresh()
+    with looked_at(url) as study, closing(storage_at(url, 1, 3)) as other:
+        frozen = other.engine.connect()
+        frozen.execute(text("SELECT * FROM studies FOR UPDATE"))
+        begin = time.monotonic()
+        study.enqueue_trial({"a": 1})
+        assert 0.5 < time.monotonic() - begin < 20
+        with warnings.catch_warnings():  # pg8000 cannot say goodbye, and leaves its socket.
+            warnings.simplefilter("ignore", ResourceWarning)
+            frozen.invalidate()
+            frozen.close()
+            gc.collect()

@@ -239,8 +239,12 @@ def test_a_study_of_another_search_is_refused(tmp_path: Path) -> None:
 
 
 def test_storages_that_cannot_be_reached_are_told_without_their_password(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"sqlite:////.*/no/search.db cannot be reached"):
+    with pytest.raises(StoreError, match=r"sqlite:////.*/no/search.db cannot be opened"):
         storage_at(f"sqlite:///{tmp_path}/no/search.db", 1, 2)
+    (tmp_path / "search.db").write_bytes(b"no database at all" * 100)
+    with pytest.raises(StoreError, match="is it a file that SQLite made") as told:
+        storage_at(f"sqlite:///{tmp_path}/search.db", 1, 2)
+    assert "server" not in str(told.value)
     for url in ("postgresql+nodriver://me:secret@localhost/db", "elsewhere://me:secret@host/db"):
         with pytest.raises((ConfigError, StoreError), match=r"me:\*\*\*@") as told:
             storage_at(url, 1, 2)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
-from pydantic.types import PositiveInt
+from pydantic.types import NonNegativeFloat, PositiveInt
 
 from pantheon.compress.config import PartedStreamConfig
 from pantheon.compress.prune.config import Name
@@ -61,8 +61,9 @@ class SearchConfig(SearchSettings):
 
     `metric` names a function as that of a pipeline does. All is kept in `folder`, the trials in a
     database at `storage`, by default a file of SQLite there; workers on other machines share one of
-    PostgreSQL. A worker that gives no sign of life for `grace` seconds is taken for dead. `needs`
-    are pipelines (YAML files) that are run first, unless they are finished.
+    PostgreSQL. A worker that gives no sign of life for `grace` seconds is taken for dead; a server
+    that went away is waited for `patience` seconds. `needs` are pipelines (YAML files) that are run
+    first, unless they are finished.
     """
 
     folder: Path
@@ -72,6 +73,7 @@ class SearchConfig(SearchSettings):
     metric: Reference
     storage: str | None = None
     grace: Annotated[float, Field(ge=3)] = 60.0
+    patience: NonNegativeFloat = 300.0
     seed: int = Field(default=0, ge=0)
     device: str = "cpu"
     threads: PositiveInt | None = None

@@ -62,7 +62,7 @@ def searching(
     if not isinstance(made, Artifact):
         sampler_from(config, made.choices, config.seed)
     config.folder.mkdir(parents=True, exist_ok=True)
-    storage = storage_at(config.url, config.grace / 3, config.grace)
+    storage = storage_at(config.url, config.grace / 3, config.grace, config.patience)
     opened: Any = streams or resolve(STREAMS)
     threads = torch.get_num_threads()
     with opened(config.stream, Ranks()) as parts:
@@ -94,6 +94,7 @@ def searching(
             )
         finally:
             torch.set_num_threads(threads)
+            storage.close()
 
 
 def _made(config: SearchConfig) -> Space | Artifact:

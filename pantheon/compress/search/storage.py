@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +12,14 @@ from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
+from pantheon.compress.search.address import DRIVER, Address, address_of, masked
+from pantheon.compress.search.patient import POOL, PatientStorage, said_by
 from pantheon.errors import ConfigError, MismatchError, StoreError
 from pantheon.quote import quoted
 
@@ -31,83 +32,98 @@ ABOUT = "pantheon.search"
 ORIGIN = "pantheon.instead_of"
 """The attribute of a trial that makes up for a lost one: that one's number."""
 
-LOCKED = 60
-"""Seconds for which SQLite waits for other workers."""
+PATIENCE = 300.0
+"""Seconds for which a worker waits for a server that went away."""
 
 
-def masked(url: str) -> str:
-    """A storage's address without its password.
-
-    Example:
-        >>> masked("postgresql://me:secret@host/db")
-        'postgresql://me:***@host/db'
-    """
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
-
-
-def storage_at(url: str, heartbeat: float, grace: float) -> RDBStorage:
+def storage_at(
+    url: str, heartbeat: float, grace: float, patience: float = PATIENCE
+) -> PatientStorage:
     """A database by its address, whose workers give signs of life.
 
     Args:
         url: of SQLAlchemy, such as ``sqlite:///search.db`` or ``postgresql://user:word@host/db``.
         heartbeat: seconds between signs of life; whole ones.
         grace: seconds without one after which a worker is taken for dead.
+        patience: seconds for which a server may be away once it was reached.
 
     Raises:
-        StoreError: it cannot be reached.
+        StoreError: it cannot be reached; also later, of whatever is asked.
         ConfigError: no such kind of database, or its driver is not installed.
     """
+    address = address_of(url)
     for left in reversed(range(ATTEMPTS)):
         try:
-            return _opened(url, heartbeat, grace)
+            return _opened(address, heartbeat, grace, patience)
         except DBAPIError as error:
             # Workers that begin at the same time make the same tables.
             if not left or not any(said in str(error).lower() for said in OTHERS):
-                raise _refused(url, error) from error
+                raise _refused(address, error) from error
             time.sleep(random.uniform(0.1, 0.5))
         except ImportError as error:
-            raise ConfigError(
-                f"the storage {masked(url)} needs {error.name or 'a driver'}, which is not "
-                "installed; install it"
-            ) from error
+            raise _driverless(address, error) from error
         except Exception as error:  # SQLAlchemy's and the driver's own
-            raise _refused(url, error) from error
+            raise _refused(address, error) from error
     raise AssertionError
 
 
 ATTEMPTS = 20
 """How often tables are made where others make them too."""
 
-OTHERS = ("exist", "unique", "duplicate", "locked")
+OTHERS = ("already exist", "unique", "duplicate", "locked", "deadlock", "concurrently")
 """What databases say then."""
 
 
-def _refused(url: str, error: Exception) -> Exception:
+def _refused(address: Address, error: Exception) -> Exception:
     """What to tell of a storage that does not open."""
-    said = masked(str(error)).strip().splitlines()
+    told = said_by(error)
+    if isinstance(error, AttributeError) and ":***@" not in masked(address.url):
+        told = "the server asks for a password, and the address has none"
     kind = ConfigError if isinstance(error, ValueError) else StoreError
-    return kind(
-        f"the storage {masked(url)} cannot be reached: {said[0] if said else error!r}"[:400]
-        + "; is the server up, and is the address right?"
+    advice = (
+        "is it a file that SQLite made, in a folder that is there and may be written to?"
+        if address.lite
+        else "is the server up, and are the address, the user and the password right?"
+    )
+    verb = "opened" if address.lite else "reached"
+    return kind(f"the storage {masked(address.url)} cannot be {verb}: {told}; {advice}")
+
+
+def _driverless(address: Address, error: ImportError) -> ConfigError:
+    own = address.url.startswith(DRIVER)
+    return ConfigError(
+        f"the storage {masked(address.url)} needs {error.name or 'a driver'}, which is not "
+        f"installed; {'pip install pantheon-kd[postgresql]' if own else 'install it'}"
     )
 
 
-def _opened(url: str, heartbeat: float, grace: float) -> RDBStorage:
-    lite = url.startswith("sqlite")
+CONNECTIONS = {
+    "pool_size": 2,
+    "max_overflow": 1,
+    "pool_use_lifo": True,
+    "pool_recycle": 600,
+    "pool_logging_name": POOL,
+}
+"""Of a worker to a server: one, another for signs of life, both often enough new."""
+
+
+def _opened(address: Address, heartbeat: float, grace: float, patience: float) -> PatientStorage:
+    arguments = {"connect_args": dict(address.arguments)}
     with known_experimental():
-        storage = RDBStorage(
-            url,
-            engine_kwargs={"connect_args": {"timeout": LOCKED} if lite else {}},
+        storage = PatientStorage(
+            address.url,
+            0.0 if address.lite else patience,
+            engine_kwargs=arguments if address.lite else arguments | CONNECTIONS,
             heartbeat_interval=max(1, round(heartbeat)),
             grace_period=max(2, round(grace)),
             heartbeat_stale_trial_callback=take_over,
         )
-    if lite:
+    if address.lite:
         _hasten(storage)
     return storage
 
 
-def _hasten(storage: RDBStorage) -> None:
+def _hasten(storage: PatientStorage) -> None:
     """Have SQLite write ahead and wait for the disk less often; a killed worker loses nothing."""
 
     def begin(connection: Any, _: Any) -> None:

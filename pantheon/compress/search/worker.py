@@ -15,6 +15,7 @@ from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from pantheon.compress.search.patient import store_error_in
 from pantheon.compress.search.space import Point, size_of, values_of
 from pantheon.compress.search.storage import known_experimental
 from pantheon.compress.search.strategies import untried
@@ -94,6 +95,7 @@ class Worker:
 
         Raises:
             CompressionError: no point within the limits is found.
+            StoreError: the storage is away for longer than it may be.
         """
         if not self.study.get_trials(deepcopy=False):
             for point in self.starts:
@@ -133,11 +135,19 @@ class Worker:
         self._number, self._raised = -1, None
         try:
             self.study.optimize(self._try, n_trials=1, catch=(Surplus, DivergedError))
-        except (ValueError, UpdateFinishedTrialError) as error:
+        except UpdateFinishedTrialError:
+            # It was told, though no answer came; or this worker was taken for dead.
+            pass
+        except ValueError as error:
             # Somebody may have taken this worker for dead and given the point to another.
-            own = error is self._raised and not isinstance(error, UpdateFinishedTrialError)
+            own = error is self._raised
             if own or self._number < 0 or fate_of(self._own()) is not Fate.LOST:
                 raise
+        except Exception as error:
+            lost = None if error is self._raised else store_error_in(error)
+            if lost is None:
+                raise
+            raise lost from error
         if self._number >= 0:
             self.said(self._own())
 
