@@ -49,11 +49,16 @@ def wide_mlp(width: int = 512) -> nn.Module:
     )
 
 
-def student(width: int = 16) -> nn.Module:
-    """The student: one hidden layer of 16 units.
+def student(width: int = 16, depth: int = 1) -> nn.Module:
+    """The student: one hidden layer of 16 units, or more of another width.
 
     Example:
         >>> sum(p.numel() for p in student().parameters())
         1210
+        >>> sum(p.numel() for p in student(width=8, depth=2).parameters())
+        682
     """
-    return nn.Sequential(nn.Linear(PIXELS, width), nn.ReLU(), nn.Linear(width, CLASSES))
+    layers: list[nn.Module] = [nn.Linear(PIXELS, width), nn.ReLU()]
+    for _ in range(depth - 1):
+        layers += [nn.Linear(width, width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, CLASSES))

@@ -27,17 +27,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def pantheon(folder: Path, *arguments: str) -> None:
-    """Run the command line in a folder, to its end."""
+def pantheon(folder: Path, *arguments: str, **environment: str) -> str:
+    """Run the command line in a folder, to its end; what it said."""
     done = subprocess.run(
         [*PANTHEON, *arguments],
         cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
         text=True,
         timeout=50,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_every_start_trains_the_same_teachers_once(tmp_path: Path) -> None:
@@ -65,3 +66,21 @@ def test_a_student_learns_over_curve_and_from_the_dump(folder: Path) -> None:
     report = json.loads((folder / "out" / "report.json").read_text())
     assert report["epochs"][-1]["samples"] == 1347
     assert set(report["stream"]["teachers"]) == {"a", "b"}
+
+
+def test_a_search_learns_from_the_dump_in_a_database_that_the_environment_names(
+    folder: Path,
+) -> None:
+    teach(folder / "weights", epochs=1)
+    pantheon(folder, "dump", "teacher-b.yaml", "knowledge/b")
+    file = folder / "search.yaml"
+    text = file.read_text().replace("epochs: 20", "epochs: 1")
+    file.write_text(text.replace("/tmp/search", str(folder / "own")))
+    url = f"sqlite:///{folder}/shared.db"
+    said = pantheon(folder, "search", "search.yaml", "--trials", "2", PANTHEON_SEARCH_STORAGE=url)
+    assert said.count(" scored  accuracy ") == 2
+    status = ["search", "status", "search.yaml", "--json"]
+    told = json.loads(pantheon(folder, *status, PANTHEON_SEARCH_STORAGE=url))
+    assert told["told"] == 2
+    assert told["best"][0]["costs"]["parameters"] <= 2000
+    assert not (folder / "own" / "search.db").exists()

@@ -14,20 +14,27 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import MedianPruner
+from optuna.storages import RDBStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 from sqlalchemy import text
 
 from benchmarks.postgres import PASSWORD, Server, lacking, server
 from pantheon.compress.search import patient
+from pantheon.compress.search.address import address_of
 from pantheon.compress.search.samplers import sampler_of
+from pantheon.compress.search.space import Point
 from pantheon.compress.search.storage import ABOUT, storage_at, study_in
-from pantheon.compress.search.task import directions
+from pantheon.compress.search.task import Report, directions
 from pantheon.compress.search.trials import TOLD, Fate, Tally, fate_of
-from pantheon.errors import MismatchError, StoreError
+from pantheon.compress.search.worker import Worker
+from pantheon.errors import DivergedError, MismatchError, StoreError
 from tests.integration.searcher import searching
 
 TRIALS, WORKERS, FEW = 40, 4, 10
@@ -84,21 +91,24 @@ def until_lines(log: Path, count: int, limit: float = 30) -> None:
 def killed_until_done(url: str, log: Path, every: float, limit: float) -> int:
     """Kill a worker every few seconds and begin another, until one comes to the end of the work.
 
+    There is time for some points between two kills, however slowly workers begin.
+
     Returns:
         How many were killed.
     """
-    chance, killed = random.Random(0), 0
+    chance, killed, before = random.Random(0), 0, 0
     workers = [begun(url, log, 0.5) for _ in range(WORKERS)]
     end, next_kill = time.monotonic() + limit, time.monotonic() + every
     try:
         while all(worker.poll() is None for worker in workers):
             assert time.monotonic() < end, "the budget was not filled in time"
-            if time.monotonic() > next_kill:
+            done = log.read_text().count("\n") if log.exists() else 0
+            if time.monotonic() > next_kill and done >= before + WORKERS:
                 doomed = chance.choice(workers)
                 doomed.send_signal(signal.SIGKILL)
                 doomed.wait()
                 workers[workers.index(doomed)] = begun(url, log, 0.5)
-                killed, next_kill = killed + 1, next_kill + every
+                killed, next_kill, before = killed + 1, time.monotonic() + every, done
             time.sleep(0.05)
         for worker in workers:
             assert worker.wait(end - time.monotonic()) == 0
@@ -277,3 +287,33 @@ def test_a_worker_that_is_frozen_in_a_change_stops_nobody(
             frozen.invalidate()
             frozen.close()
             gc.collect()
+
+
+def test_what_is_written_is_what_optuna_reads(postgres: Server, tmp_path: Path) -> None:
+    plain = searching(tmp_path / "log", 0)
+
+    def score(point: Point, report: Report) -> dict[str, float]:
+        if point["b"] % 2:
+            raise DivergedError("odd")
+        for step in range(3):
+            report(step, float(point["a"]))
+        return plain.score(point, report)
+
+    url, task = postgres.fresh(), replace(plain, score=score)
+    sampler = sampler_of("tpe", task.space.choices, 0, TRIALS)
+    with closing(storage_at(url, 1, 3)) as storage, closing(storage_at(url, 1, 3)) as fresh:
+        pruner = MedianPruner(n_startup_trials=3)
+        study = study_in(storage, "one", {}, directions(task.objectives), sampler, pruner)
+        tally = Worker(study=study, task=task, trials=TRIALS).run()
+        assert tally[Fate.STOPPED] > 0
+        assert tally[Fate.DIVERGED] > 0
+        assert tally[Fate.INFEASIBLE] > 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            optunas = RDBStorage(address_of(url).url)
+        with closing(optunas.engine.connect()):
+            expected = optunas.get_all_trials(study._study_id)
+        assert study.get_trials() == expected
+        assert fresh.get_all_trials(study._study_id) == expected
+        assert [fresh.get_trial(trial._trial_id) for trial in expected] == expected
+        optunas.engine.dispose()

@@ -11,6 +11,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from pantheon.compress.search.address import address_of
+from pantheon.compress.search.config import SearchConfig
 from pantheon.config import StudentConfig, TeacherConfig, load
 
 ROOT = Path(__file__).parents[2]
@@ -71,11 +73,16 @@ def test_a_pod_is_not_root_and_writes_to_volumes_only(template: dict[str, Any]) 
 @pytest.mark.parametrize("service", COMPOSE["services"])
 def test_a_service_is_not_root_and_writes_to_volumes_only(service: str) -> None:
     values = COMPOSE["services"][service]
-    assert values["user"] == "10001:10001"
+    # The image of PostgreSQL knows its own user only.
+    assert values["user"] == ("70:70" if service == "search-database" else "10001:10001")
     assert values["read_only"] is True
     assert values["cap_drop"] == ["ALL"]
     assert values["security_opt"] == ["no-new-privileges:true"]
-    assert COMPOSE["networks"] == {"knowledge": {"internal": True}}
+    assert "ports" not in values
+    assert COMPOSE["networks"] == {name: {"internal": True} for name in ("knowledge", "search")}
+    volumes = {volume.partition(":")[0] for volume in values["volumes"]}
+    assert {name for name in volumes if not name.startswith(".")} <= set(COMPOSE["volumes"])
+    assert set(values.get("depends_on", {})) <= set(COMPOSE["services"])
 
 
 def test_the_student_finds_the_teachers_by_the_name_of_their_service() -> None:
@@ -90,6 +97,33 @@ def test_the_student_finds_the_teachers_by_the_name_of_their_service() -> None:
     assert service["selector"] == template["metadata"]["labels"]
     for name in ("teacher-a", "teacher-b"):
         assert load(folder / f"{name}.yaml", TeacherConfig).deterministic
+
+
+def test_a_search_is_asked_for_and_shares_a_database_that_nobody_else_reaches() -> None:
+    services = COMPOSE["services"]
+    own = {name for name in services if name.startswith("search-")}
+    assert {name for name in services if services[name].get("profiles") == ["search"]} == own
+    assert {name for name in services if "search" in services[name]["networks"]} == own
+    assert all(services[name]["networks"] == ["search"] for name in own)
+    database, worker = services["search-database"], services["search-worker"]
+    assert re.fullmatch(r"postgres:\d+-alpine", database["image"])
+    assert worker["deploy"]["replicas"] == 2
+    # The password is in a file, and on no command line.
+    assert database["environment"]["POSTGRES_PASSWORD_FILE"] == "/password/word"
+    assert not any("PASSWORD" in key and not key.endswith("_FILE") for key in
+                   database["environment"])  # fmt: skip
+    (script,) = worker["command"]
+    (url,) = re.findall(r'export PANTHEON_SEARCH_STORAGE="(.*)"', script)
+    assert address_of(url.replace("$$word", "0af3")).url == (
+        "postgresql+pg8000://pantheon:0af3@search-database/search"
+    )
+    assert database["environment"]["POSTGRES_USER"] == "pantheon"
+    assert database["environment"]["POSTGRES_DB"] == "search"
+    assert script.splitlines()[-1] == "exec pantheon search /config/search.yaml"
+    config = load(ROOT / "examples" / "compose" / "search.yaml", SearchConfig)
+    assert config.stream.teachers["b"] == "/knowledge/b"
+    assert "knowledge:/knowledge:ro" in worker["volumes"]
+    assert config.folder.is_relative_to(worker["tmpfs"][0])
 
 
 def test_a_policy_lets_students_ask_teachers_and_monitoring_watch_them_and_nobody_else() -> None:

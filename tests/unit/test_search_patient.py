@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
 
 from pantheon.compress.search.address import address_of
-from pantheon.compress.search.patient import PatientStorage, is_passing, store_error_in
+from pantheon.compress.search.patient import PatientStorage, behind, is_passing
 from pantheon.compress.search.storage import known_experimental
 from pantheon.errors import StoreError
 
@@ -88,6 +88,8 @@ def test_nobody_is_dead_who_could_give_no_sign_of_life(storage: PatientStorage) 
     with storage.engine.begin() as connection:
         connection.execute(text("UPDATE trial_heartbeats SET heartbeat = '2000-01-01 00:00:00'"))
     assert storage._get_stale_trial_ids(study) == [trial]
+    assert storage._get_stale_trial_ids(study) == []  # It was looked at just now.
+    time.sleep(1.1)
     assert storage.asked(failing(1, told("57P01"))) == "answer"
     assert storage._get_stale_trial_ids(study) == []
     time.sleep(2.1)  # Longer than workers may be silent.
@@ -101,5 +103,5 @@ def test_the_error_of_a_database_is_found_behind_those_it_leads_to() -> None:
             raise lost
         finally:
             unbound  # type: ignore[name-defined]  # noqa: B018, F821
-    assert store_error_in(found.value) is lost
-    assert store_error_in(ValueError("other")) is None
+    assert behind(found.value, StoreError) is lost
+    assert behind(ValueError("other"), StoreError) is None

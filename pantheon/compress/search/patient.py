@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -94,10 +95,11 @@ class PatientStorage(RDBStorage):
         # It tells with a traceback of each connection that breaks, of which we tell in a line.
         logging.getLogger(f"sqlalchemy.pool.impl.QueuePool.{POOL}").setLevel(logging.CRITICAL)
         self.patience = patience
-        self._lock = threading.Lock()
+        self._lock, self._pulse = threading.Lock(), threading.Lock()
         self._away: float | None = None
         self._fresh: float | None = None
-        self._beating: int | None = None
+        self._beating: tuple[int | None, float] = None, 0.0
+        self._looked = -math.inf
         try:
             super().__init__(url, **more)
         except BaseException:
@@ -130,21 +132,38 @@ class PatientStorage(RDBStorage):
             wait = min(max(0.05, 2 * wait), 2)
 
     def record_heartbeat(self, trial_id: int) -> None:
-        """Give a sign of life: the first of a trial for certain, any other if it can be."""
-        if self._beating != trial_id:
-            self.asked(lambda: super(PatientStorage, self).record_heartbeat(trial_id))
-            self._beating = trial_id
-            return
-        try:
-            super().record_heartbeat(trial_id)
-        except (SQLAlchemyError, OSError, StorageInternalError) as error:
-            logger.warning("no sign of life could be given, the next one may: %s", said_by(error))
-            self._fresh = time.monotonic()
+        """Give a sign of life: the first of a trial for certain, others if they can be.
+
+        There is none soon after another.
+        """
+        with self._pulse:
+            beating, at = self._beating
+            if beating != trial_id:
+                self.asked(lambda: self._beat(trial_id))
+                self._beating = trial_id, time.monotonic()
+                return
+            if time.monotonic() - at < (self.heartbeat_interval or 0) / 2:
+                return
+            try:
+                self._beat(trial_id)
+                self._beating = trial_id, time.monotonic()
+            except (SQLAlchemyError, OSError, StorageInternalError) as error:
+                logger.warning(
+                    "no sign of life could be given, the next one may: %s", said_by(error)
+                )
+                self._fresh = time.monotonic()
+
+    def _beat(self, trial_id: int) -> None:
+        super().record_heartbeat(trial_id)
 
     def _get_stale_trial_ids(self, study_id: int) -> list[int]:
+        now, interval = time.monotonic(), self.heartbeat_interval or 0
+        if now - self._looked < interval:
+            return []  # Nobody can have fallen silent for long since then.
+        self._looked = now
         stale = self.asked(lambda: super(PatientStorage, self)._get_stale_trial_ids(study_id))
         silent = self.grace_period or 0
-        if self._fresh is not None and time.monotonic() - self._fresh < silent:
+        if self._fresh is not None and now - self._fresh < silent:
             return []
         return stale
 
@@ -193,6 +212,7 @@ class PatientStorage(RDBStorage):
     def _connected(self, connection: Any, _: Any) -> None:
         """Have the server free what a frozen worker locks, and note how long it has been up."""
         cursor = connection.cursor()
+        cursor.execute("SET SESSION TIME ZONE 'UTC'")  # Which knows no summer.
         cursor.execute(f"SET SESSION idle_in_transaction_session_timeout = '{FROZEN}s'")
         cursor.execute("SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())")
         up = time.monotonic() - float(cursor.fetchone()[0])
@@ -222,13 +242,16 @@ for _name in ASKED:
     setattr(PatientStorage, _name, _patient(_name))
 
 
-def store_error_in(error: BaseException) -> StoreError | None:
-    """The error of a database that is behind another one, if there is one.
+E = TypeVar("E", bound=BaseException)
+
+
+def behind(error: BaseException, kind: type[E]) -> E | None:
+    """The error of a kind that led to another one, if one did.
 
     Optuna asks the database what became of a trial while it handles an error of the database, and
     so hides it.
     """
     seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, StoreError):
+    while seen is not None and not isinstance(seen, kind):
         seen = seen.__cause__ or seen.__context__
     return seen

@@ -19,6 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from pantheon.compress.search.address import DRIVER, Address, address_of, masked
+from pantheon.compress.search.lean import LeanStorage
 from pantheon.compress.search.patient import POOL, PatientStorage, said_by
 from pantheon.errors import ConfigError, MismatchError, StoreError
 from pantheon.quote import quoted
@@ -108,9 +109,10 @@ CONNECTIONS = {
 
 
 def _opened(address: Address, heartbeat: float, grace: float, patience: float) -> PatientStorage:
+    kind = LeanStorage if address.url.startswith("postgresql") else PatientStorage
     arguments = {"connect_args": dict(address.arguments)}
     with known_experimental():
-        storage = PatientStorage(
+        storage = kind(
             address.url,
             0.0 if address.lite else patience,
             engine_kwargs=arguments if address.lite else arguments | CONNECTIONS,

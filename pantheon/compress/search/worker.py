@@ -15,7 +15,7 @@ from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from pantheon.compress.search.patient import store_error_in
+from pantheon.compress.search.patient import behind
 from pantheon.compress.search.space import Point, size_of, values_of
 from pantheon.compress.search.storage import known_experimental
 from pantheon.compress.search.strategies import untried
@@ -33,7 +33,7 @@ from pantheon.compress.search.trials import (
     is_surplus,
     key_of,
 )
-from pantheon.errors import CompressionError, DivergedError
+from pantheon.errors import CompressionError, DivergedError, StoreError
 
 BEGUN = "pantheon.begun"
 """The attribute of a trial whose worker has given its first sign of life."""
@@ -103,6 +103,7 @@ class Worker:
                 self.study.enqueue_trial(point)
         while True:
             trials = self.study.get_trials(deepcopy=False)
+            self._tell(trials)
             tally = Tally.of(trials)
             left = self.trials - tally.told
             if left > tally[Fate.RUNNING] and not self._exhausted(trials):
@@ -135,21 +136,28 @@ class Worker:
         self._number, self._raised = -1, None
         try:
             self.study.optimize(self._try, n_trials=1, catch=(Surplus, DivergedError))
-        except UpdateFinishedTrialError:
-            # It was told, though no answer came; or this worker was taken for dead.
-            pass
         except ValueError as error:
             # Somebody may have taken this worker for dead and given the point to another.
             own = error is self._raised
             if own or self._number < 0 or fate_of(self._own()) is not Fate.LOST:
                 raise
         except Exception as error:
-            lost = None if error is self._raised else store_error_in(error)
-            if lost is None:
+            lost = None if error is self._raised else behind(error, StoreError)
+            if lost is not None and lost is not error:
+                raise lost from error
+            if not self._is_settled(error):
                 raise
-            raise lost from error
+
+    def _is_settled(self, error: Exception) -> bool:
+        """Whether an error says that the trial is over: told without an answer, or given up."""
+        over = behind(error, UpdateFinishedTrialError)
+        return over is not None and (over is error or error is not self._raised)
+
+    def _tell(self, trials: list[FrozenTrial]) -> None:
+        """Say what became of the last trial, if there was one."""
         if self._number >= 0:
-            self.said(self._own())
+            number, self._number = self._number, -1
+            self.said(trials[number])
 
     def _own(self) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[self._number]
@@ -181,6 +189,7 @@ class Worker:
             trial.set_user_attr(AS, same.number)
             return list(same.values)
         self._in_vain = 0
+        self._alive(trial)  # Whoever takes over has to know the point.
         try:
             found = self.task.score(point, _Reports(trial, len(self.task.objectives) == 1))
             trial.set_user_attr(FOUND, {k: float(v) for k, v in found.items()})
@@ -192,9 +201,13 @@ class Worker:
 
     def _begin(self, trial: Trial) -> None:
         """Give a sign of life before anything else, and note that there was one."""
+        self._alive(trial)
+        trial.set_user_attr(BEGUN, True)
+
+    def _alive(self, trial: Trial) -> None:
+        """Give a sign of life, which writes down what was noted on the trial."""
         if isinstance(trial.storage, BaseHeartbeat):
             trial.storage.record_heartbeat(trial._trial_id)
-        trial.set_user_attr(BEGUN, True)
 
     def _point(self, trial: Trial) -> Point:
         point: Point = {}
