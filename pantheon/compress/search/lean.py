@@ -11,10 +11,12 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
+from enum import IntEnum
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 from optuna.distributions import (
@@ -25,37 +27,62 @@ from optuna.distributions import (
 )
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages._rdb.models import (
-    StudyModel,
     TrialIntermediateValueModel,
-    TrialModel,
     TrialValueModel,
 )
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import bindparam, func, or_, text
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, TextClause, text
 
 from pantheon.compress.search.patient import PatientStorage, T
 
-PARAMS, VALUES, USER, SYSTEM, STEPS = range(5)
-"""What belongs to a trial."""
 
-PARTS = text(
-    f"""
-    SELECT {PARAMS}, trial_id, param_id, param_name, param_value, distribution_json
-    FROM trial_params WHERE trial_id IN :ids
-    UNION ALL SELECT {VALUES}, trial_id, objective, CAST(value_type AS VARCHAR), value, NULL
-    FROM trial_values WHERE trial_id IN :ids
-    UNION ALL SELECT {USER}, trial_id, 0, key, NULL, value_json
-    FROM trial_user_attributes WHERE trial_id IN :ids
-    UNION ALL SELECT {SYSTEM}, trial_id, 0, key, NULL, value_json
-    FROM trial_system_attributes WHERE trial_id IN :ids
-    UNION ALL SELECT {STEPS}, trial_id, step, CAST(intermediate_value_type AS VARCHAR),
-        intermediate_value, NULL
-    FROM trial_intermediate_values WHERE trial_id IN :ids
-    ORDER BY 1, 3
-    """
-).bindparams(bindparam("ids", expanding=True))
-"""All of it, of some trials: what, whose, in which order, name, number, JSON."""
+class Kind(IntEnum):
+    """What a row that is read is about: a trial itself, or something that belongs to it."""
+
+    TRIAL = 0
+    PARAM = 1
+    VALUE = 2
+    USER = 3
+    SYSTEM = 4
+    STEP = 5
+
+
+WHOLE = """
+WITH chosen AS (SELECT * FROM trials WHERE {which})
+SELECT {TRIAL}, trial_id, number, CAST(state AS VARCHAR), CAST('' AS VARCHAR),
+ CAST(extract(epoch FROM datetime_start) AS FLOAT),
+ CAST(extract(epoch FROM datetime_complete) AS FLOAT) FROM chosen
+UNION ALL SELECT {PARAM}, trial_id, param_id, param_name, distribution_json, param_value, NULL
+ FROM trial_params WHERE trial_id IN (SELECT trial_id FROM chosen)
+UNION ALL SELECT {VALUE}, trial_id, objective, CAST(value_type AS VARCHAR), NULL, value, NULL
+ FROM trial_values WHERE trial_id IN (SELECT trial_id FROM chosen)
+UNION ALL SELECT {USER}, trial_id, 0, key, value_json, NULL, NULL
+ FROM trial_user_attributes WHERE trial_id IN (SELECT trial_id FROM chosen)
+UNION ALL SELECT {SYSTEM}, trial_id, 0, key, value_json, NULL, NULL
+ FROM trial_system_attributes WHERE trial_id IN (SELECT trial_id FROM chosen)
+UNION ALL SELECT {STEP}, trial_id, step, CAST(intermediate_value_type AS VARCHAR), NULL,
+ intermediate_value, NULL
+ FROM trial_intermediate_values WHERE trial_id IN (SELECT trial_id FROM chosen)
+ORDER BY 2, 1, 3
+"""
+"""Trials and all that belongs to them: what, whose, in which order, name, JSON, two numbers."""
+
+
+def _whole(which: str) -> TextClause:
+    return text(WHOLE.format(which=which, **{kind.name: kind.value for kind in Kind}))
+
+
+ONE = _whole("trial_id = :trial")
+NEWS = _whole("study_id = :study AND (trial_id > :after OR trial_id = ANY(:open))")
+STATE = "SELECT CAST(state AS VARCHAR) FROM trials WHERE trial_id = :trial"
+NOW = text(STATE)
+LOCKED_NOW = text(f"{STATE} FOR UPDATE")
+TURN = text("SELECT study_id FROM studies WHERE study_id = :study FOR UPDATE")
+MADE = text(
+    "INSERT INTO trials (study_id, number, state, datetime_start)"
+    " SELECT :study, count(*), 'RUNNING', :now FROM trials WHERE study_id = :study"
+    " RETURNING trial_id, number"
+)
 
 ALIVE = text(
     """
@@ -64,19 +91,34 @@ ALIVE = text(
     """
 )
 
-PARAM = (
+PARAMS = (
     "INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) VALUES",
     "ON CONFLICT DO NOTHING",
 )
-ATTRIBUTE = (
+ATTRIBUTES = (
     "INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES",
     "ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json",
 )
 
+VALUED = {
+    sort.name: text(
+        "INSERT INTO trial_values (trial_id, objective, value, value_type)"
+        f" VALUES (:trial, :objective, :value, '{sort.name}')"
+    )
+    for sort in TrialValueModel.TrialValueType
+}
+ENDED = {
+    state: text(
+        f"UPDATE trials SET state = '{state.name}', datetime_complete = :now"
+        " WHERE trial_id = :trial"
+    )
+    for state in TrialState
+}
+
 AT_ONCE = 0.05
 """Seconds between two readings without a question in between, of which the second has no news."""
 
-Row = tuple[int, int, int, str, float | None, str | None]
+Row = tuple[int, int, int, str, str | None, float | None, float | None]
 
 
 @dataclass(slots=True)
@@ -154,7 +196,7 @@ class LeanStorage(PatientStorage):
         """A trial as it is now."""
         if (own := self._own(trial_id)) is not None:
             return copy.deepcopy(own)
-        found = self.asked(lambda: self._read(TrialModel.trial_id == trial_id))
+        found = self.asked(lambda: self._read(ONE, trial=trial_id))
         if not found:
             raise KeyError(f"there is no trial {trial_id}")
         return found[0]
@@ -173,18 +215,14 @@ class LeanStorage(PatientStorage):
 
     def _made(self, study_id: int) -> FrozenTrial:
         """A new trial. The lock of its study gives numbers away one by one."""
-        with Session(self.engine) as session, session.begin():
-            StudyModel.find_or_raise_by_id(study_id, session, for_update=True)
-            ids = session.query(func.count(TrialModel.trial_id))
-            trial = TrialModel(
-                study_id=study_id,
-                number=ids.filter(TrialModel.study_id == study_id).scalar(),
-                state=TrialState.RUNNING,
-                datetime_start=datetime.now(),
-            )
-            session.add(trial)
-            session.flush()
-            return _frozen(trial, ())
+        with self.engine.begin() as connection:
+            if connection.execute(TURN, {"study": study_id}).scalar() is None:
+                raise KeyError(f"there is no study {study_id}")
+            at = time.time()
+            now = datetime.fromtimestamp(at, UTC).replace(tzinfo=None)
+            told = connection.execute(MADE, {"study": study_id, "now": now}).one()
+        row = (Kind.TRIAL, told.trial_id, told.number, TrialState.RUNNING.name, None, at, None)
+        return _frozen([row])
 
     def _set_trial_param(
         self,
@@ -228,25 +266,28 @@ class LeanStorage(PatientStorage):
         Raises:
             UpdateFinishedTrialError: the trial is over.
         """
-        with Session(self.engine) as session, session.begin():
-            self._noted(session, TrialModel.find_or_raise_by_id(draft.trial, session), draft)
+        with self.engine.begin() as connection:
+            self._noted(connection, NOW, draft)
 
-    def _noted(self, session: Session, trial: TrialModel, draft: Draft) -> None:
-        self.check_trial_is_updatable(draft.trial, _state(trial))
+    def _noted(self, connection: Connection, state: TextClause, draft: Draft) -> None:
+        found = connection.execute(state, {"trial": draft.trial}).scalar()
+        if found is None:
+            raise KeyError(f"there is no trial {draft.trial}")
+        self.check_trial_is_updatable(draft.trial, TrialState[found])
         params = [(name, *told) for name, told in draft.params.items()]
-        _insert(session, draft.trial, PARAM, params)
-        _insert(session, draft.trial, ATTRIBUTE, list(draft.attributes.items()))
+        _insert(connection, draft.trial, PARAMS, params)
+        _insert(connection, draft.trial, ATTRIBUTES, list(draft.attributes.items()))
 
     def _ended(self, draft: Draft, state: TrialState, values: Sequence[float]) -> None:
         """End a trial; all of it, or nothing."""
-        with Session(self.engine) as session, session.begin():
-            trial = TrialModel.find_or_raise_by_id(draft.trial, session, for_update=True)
-            self._noted(session, trial, draft)
+        now = datetime.now(UTC).replace(tzinfo=None)
+        with self.engine.begin() as connection:
+            self._noted(connection, LOCKED_NOW, draft)
             for objective, value in enumerate(values):
                 number, sort = TrialValueModel.value_to_stored_repr(value)
-                told = {"trial_id": draft.trial, "objective": objective}
-                session.add(TrialValueModel(**told, value=number, value_type=sort))
-            trial.state, trial.datetime_complete = state, datetime.now()
+                told = {"trial": draft.trial, "objective": objective, "value": number}
+                connection.execute(VALUED[sort.name], told)
+            connection.execute(ENDED[state], {"trial": draft.trial, "now": now})
 
     def _beat(self, trial_id: int) -> None:
         with self.engine.begin() as connection:
@@ -262,23 +303,18 @@ class LeanStorage(PatientStorage):
         study, at = self._local.read
         if study == study_id and time.monotonic() - at < AT_ONCE and trial_id_greater_than >= 0:
             return []
-        newer = TrialModel.trial_id > trial_id_greater_than
         older = [each for each in included_trial_ids if each <= trial_id_greater_than]
-        which = or_(newer, TrialModel.trial_id.in_(older)) if older else newer
+        told = {"study": study_id, "after": trial_id_greater_than, "open": older or [-1]}
         # What this thread noted is its own affair so far.
-        found = super().asked(lambda: self._read(TrialModel.study_id == study_id, which))
+        found = super().asked(lambda: self._read(NEWS, **told))
         self._local.read = (study_id, time.monotonic())
         return found if states is None else [trial for trial in found if trial.state in states]
 
-    def _read(self, *which: Any) -> list[FrozenTrial]:
+    def _read(self, which: TextClause, **told: Any) -> list[FrozenTrial]:
         """Some trials, in their order."""
-        with Session(self.engine) as session:
-            trials = session.query(TrialModel).filter(*which).order_by(TrialModel.trial_id).all()
-            rows: dict[Any, list[Row]] = {trial.trial_id: [] for trial in trials}
-            if rows:
-                for row in session.execute(PARTS, {"ids": list(rows)}):
-                    rows[row[1]].append(tuple(row))
-            return [_frozen(trial, own) for trial, own in zip(trials, rows.values(), strict=True)]
+        with self.engine.connect() as connection:
+            rows: list[Any] = list(connection.execute(which, told))
+        return [_frozen(own) for _, own in groupby(rows, lambda row: row[1])]
 
 
 class _Own(threading.local):
@@ -290,7 +326,7 @@ class _Own(threading.local):
 
 
 def _insert(
-    session: Session, trial: int, how: tuple[str, str], rows: Sequence[tuple[Any, ...]]
+    connection: Connection, trial: int, how: tuple[str, str], rows: Sequence[tuple[Any, ...]]
 ) -> None:
     """Insert rows that belong to a trial, by one statement."""
     if not rows:
@@ -298,7 +334,7 @@ def _insert(
     names = [[f":x{i}y{j}" for j in range(len(row))] for i, row in enumerate(rows)]
     marks = ", ".join(f"(:trial, {', '.join(each)})" for each in names)
     given = {f"x{i}y{j}": value for i, row in enumerate(rows) for j, value in enumerate(row)}
-    session.execute(text(f"{how[0]} {marks} {how[1]}"), {"trial": trial, **given})
+    connection.execute(text(f"{how[0]} {marks} {how[1]}"), {"trial": trial, **given})
 
 
 @lru_cache(1024)
@@ -306,43 +342,43 @@ def _distribution(told: str) -> BaseDistribution:
     return json_to_distribution(told)
 
 
-def _state(trial: Any) -> TrialState:
-    state: TrialState = trial.state
-    return state
+def _when(seconds: float | None) -> datetime | None:
+    """A time as Optuna has it: of this machine's clock, without its zone."""
+    return None if seconds is None else datetime.fromtimestamp(seconds)
 
 
-def _frozen(trial: Any, rows: Iterable[Row]) -> FrozenTrial:
-    """A trial as Optuna has it, from its row and all that belongs to it."""
-    params: dict[str, Any] = {}
-    distributions: dict[str, BaseDistribution] = {}
-    values: list[float] = []
-    attributes: Mapping[int, dict[str, Any]] = {USER: {}, SYSTEM: {}}
-    steps: dict[int, float] = {}
-    for kind, _, place, name, number, told in rows:
-        if kind == PARAMS:
-            distributions[name] = distribution = _distribution(str(told))
-            params[name] = distribution.to_external_repr(number)  # type: ignore[arg-type]
-        elif kind == VALUES:
-            sort = TrialValueModel.TrialValueType[name]
-            values.append(TrialValueModel.stored_repr_to_value(number, sort))
-        elif kind == STEPS:
-            step = TrialIntermediateValueModel.TrialIntermediateValueType[name]
-            steps[place] = TrialIntermediateValueModel.stored_repr_to_intermediate_value(
-                number, step
-            )
-        else:
-            attributes[kind][name] = json.loads(str(told))
-    return FrozenTrial(
-        number=trial.number,
-        state=trial.state,
+def _frozen(rows: Iterable[Row]) -> FrozenTrial:
+    """A trial as Optuna has it, from its row and those of all that belongs to it."""
+    (_, trial_id, place, name, _, begun, ended), *rest = rows
+    made = FrozenTrial(
+        number=place,
+        state=TrialState[name],
         value=None,
-        values=values or None,
-        datetime_start=trial.datetime_start,
-        datetime_complete=trial.datetime_complete,
-        params=params,
-        distributions=distributions,
-        user_attrs=attributes[USER],
-        system_attrs=attributes[SYSTEM],
-        intermediate_values=steps,
-        trial_id=trial.trial_id,
+        datetime_start=_when(begun),
+        datetime_complete=_when(ended),
+        params={},
+        distributions={},
+        user_attrs={},
+        system_attrs={},
+        intermediate_values={},
+        trial_id=trial_id,
     )
+    values: list[float] = []
+    for kind, _, place, name, told, number, _ in rest:
+        match kind:
+            case Kind.PARAM:
+                made.distributions[name] = distribution = _distribution(str(told))
+                made.params[name] = distribution.to_external_repr(number)  # type: ignore[arg-type]
+            case Kind.VALUE:
+                sort = TrialValueModel.TrialValueType[name]
+                values.append(TrialValueModel.stored_repr_to_value(number, sort))
+            case Kind.USER | Kind.SYSTEM:
+                attributes = made.user_attrs if kind == Kind.USER else made.system_attrs
+                attributes[name] = json.loads(str(told))
+            case Kind.STEP:
+                step = TrialIntermediateValueModel.TrialIntermediateValueType[name]
+                value = TrialIntermediateValueModel.stored_repr_to_intermediate_value(number, step)
+                made.intermediate_values[place] = value
+    if values:
+        made.values = values
+    return made
