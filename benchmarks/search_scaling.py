@@ -3,7 +3,10 @@
 Run ``python -m benchmarks.search_scaling [--workers 1 2 4 8 16] [--each 20] [--seconds 2]``. A
 point's score does nothing but take some seconds; points are chosen at random of a million. The
 server is started here, with PostgreSQL's own settings. Workers are processes that do not import
-torch, and begin at the same time, when all are ready.
+torch, and begin at the same time, when all are ready: each has imported what it needs and has made
+one trial of a study of its own, unless there is ``--cold``. A process's first trial costs a tenth
+of a second of CPU, as what it asks is put together once, which 16 processes on two processors pay
+for at the same time.
 
 A number of workers has so many times ``--each`` trials: 320 with 16, but only 20 with one, which
 would take ten minutes otherwise. Given for each: seconds from the first trial's beginning to the
@@ -16,13 +19,17 @@ Goal: 0.95 of linear, with every number of workers; the exit status is 1 if one 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
+
+from optuna.storages import BaseStorage
 
 from benchmarks.postgres import Server, lacking, server
 from pantheon.compress.search.samplers import sampler_of
@@ -33,7 +40,7 @@ from pantheon.compress.search.trials import TOLD, fate_of
 from pantheon.compress.search.worker import Worker
 
 GOAL = 0.95
-READY_S = 120
+NAME = "scaling"
 
 
 class Wide:
@@ -61,17 +68,20 @@ def sleeping(seconds: float) -> Task:
     return Task(Wide(), {"sum": "maximise"}, score)
 
 
-def worker_at(url: str, trials: int, seconds: float, seed: int) -> Worker:
-    """A worker of the study in a database."""
+def worker_at(storage: BaseStorage, trials: int, seconds: float, name: str = NAME) -> Worker:
+    """A worker of a study in a database."""
     task = sleeping(seconds)
-    sampler = sampler_of("random", task.space.choices, seed, trials)
-    study = study_in(storage_at(url, 20, 60), "scaling", {}, directions(task.objectives), sampler)
-    return Worker(study=study, task=task, trials=trials, seed=seed)
+    sampler = sampler_of("random", task.space.choices, 0, trials)
+    study = study_in(storage, name, {}, directions(task.objectives), sampler)
+    return Worker(study=study, task=task, trials=trials)
 
 
-def work(url: str, trials: int, seconds: float) -> None:
+def work(url: str, trials: int, seconds: float, cold: bool) -> None:
     """Be a worker: say that it is ready, wait for a line, work, and say what CPU time it took."""
-    worker = worker_at(url, trials, seconds, 0)
+    storage = storage_at(url, 20, 60)
+    if not cold:
+        worker_at(storage, 1, 0.0, f"of {os.getpid()}").run()
+    worker = worker_at(storage, trials, seconds)
     print("ready", flush=True)
     sys.stdin.readline()
     begin = time.process_time()
@@ -81,11 +91,14 @@ def work(url: str, trials: int, seconds: float) -> None:
     print(time.process_time() - begin, flush=True)
 
 
-def measured(made: Server, workers: int, trials: int, seconds: float) -> Mapping[str, float]:
+def measured(
+    made: Server, workers: int, trials: int, seconds: float, cold: bool = False
+) -> Mapping[str, float]:
     """Figures of one number of workers, on a database of their own."""
     url = made.fresh()
     command = [sys.executable, "-m", "benchmarks.search_scaling", "--be-a-worker", url]
     command += ["--trials", str(trials), "--seconds", str(seconds)]
+    command += ["--cold"] if cold else []
     pipe = subprocess.PIPE
     running = [
         subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(workers)
@@ -119,8 +132,9 @@ def measured(made: Server, workers: int, trials: int, seconds: float) -> Mapping
 
 def _taken(url: str, trials: int, seconds: float) -> float:
     """Seconds from the first beginning to the last end of what counts."""
-    study = worker_at(url, trials, seconds, 0).study
-    told = [trial for trial in study.get_trials(deepcopy=False) if fate_of(trial) in TOLD]
+    with closing(storage_at(url, 20, 60)) as storage:
+        trials_of = worker_at(storage, trials, seconds).study.get_trials(deepcopy=False)
+    told = [trial for trial in trials_of if fate_of(trial) in TOLD]
     if len(told) != trials:
         raise SystemExit(f"{len(told)} trials were told; expected {trials}")
     begun = [trial.datetime_start for trial in told if trial.datetime_start]
@@ -135,11 +149,12 @@ def main() -> int:
     parser.add_argument("--each", type=int, default=20, help="trials, for each worker")
     parser.add_argument("--seconds", type=float, default=2.0, help="that a score takes")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--cold", action="store_true", help="count processes' first trials too")
     parser.add_argument("--be-a-worker", metavar="URL", help=argparse.SUPPRESS)
     parser.add_argument("--trials", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.be_a_worker:
-        work(options.be_a_worker, options.trials, options.seconds)
+        work(options.be_a_worker, options.trials, options.seconds, options.cold)
         return 0
     if why := lacking():
         raise SystemExit(why)
@@ -147,8 +162,9 @@ def main() -> int:
     with server() as made:
         for _ in range(options.rounds):
             for count in random.sample(options.workers, len(options.workers)):
-                found[count].append(measured(made, count, count * options.each, options.seconds))
-                _say(count, count * options.each, found[count][-1])
+                trials = count * options.each
+                found[count].append(measured(made, count, trials, options.seconds, options.cold))
+                _say(count, trials, found[count][-1])
     return _judged(found)
 
 
