@@ -22,6 +22,7 @@ from pantheon.cli.guard import (
 from pantheon.cli.health import health
 from pantheon.cli.inspect import inspect
 from pantheon.cli.keygen import keygen
+from pantheon.cli.latency import latency
 from pantheon.cli.log import LogFormat, LogLevel, log_to_stderr
 from pantheon.cli.report import report
 from pantheon.cli.search import search
@@ -39,6 +40,7 @@ app = typer.Typer(
 for command in (serve, dump, inspect, status, health, distill, compress, report, keygen, demo):
     app.command()(guarded(command))
 app.add_typer(search, name="search")
+app.add_typer(latency, name="latency")
 
 
 def _version(asked: bool) -> None:

@@ -23,7 +23,7 @@ __all__ = ["Choice", "Fate", "Space", "Tally", "Task", "Worker", "sampler_of"]
 _HOMES = {
     "samplers": ("sampler_of",),
     "space": ("Choice", "Space"),
-    "task": ("Task"),
+    "task": ("Task",),
     "trials": ("Fate", "Tally"),
     "worker": ("Worker",),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.distil import Distil
+from pantheon.compress.latency_table.prediction import Predictor
 from pantheon.compress.prune.building import losses_from, ranked_from
 from pantheon.compress.prune.preparing import prepare
 from pantheon.compress.quantize.stage import Quantize
@@ -19,6 +20,7 @@ from pantheon.compress.search.bits_space import BitsSpace
 from pantheon.compress.search.config import SpaceConfig
 from pantheon.compress.search.costs import STATIC, costs_of, static_costs
 from pantheon.compress.search.factory_space import FactorySpace, ready_made
+from pantheon.compress.search.latency_cost import latency_by
 from pantheon.compress.search.pruning_space import PruningSpace
 from pantheon.compress.search.samplers import sampler_of
 from pantheon.compress.search.scoring import ShortTraining
@@ -94,7 +96,11 @@ def space_around(
 
 
 def task_from(
-    settings: SearchSettings, space: Space, work: Work, around: nn.Module | None = None
+    settings: SearchSettings,
+    space: Space,
+    work: Work,
+    around: nn.Module | None = None,
+    predictor: Predictor | None = None,
 ) -> Task:
     """What a search is about.
 
@@ -103,12 +109,15 @@ def task_from(
         space: of its points.
         work: streams that are open, the metric, the seed and the device.
         around: the model that the space is made of, if it is.
+        predictor: of latencies, if there is a table.
 
     Raises:
         ConfigError: objectives or limits that cannot be.
     """
     by, score, parts = scored_by(settings), settings.score, _excerpts(settings.score, work.parts)
     inputs = one_input(replace(work, device="cpu"))
+    rows = 1 if predictor is None else predictor.table.conditions.batch
+    latency = latency_by(predictor, one_input(replace(work, device="cpu"), rows))
     scorer = ShortTraining(
         space=space,
         stage=Distil.from_learning(score) if score.epochs else None,
@@ -117,8 +126,11 @@ def task_from(
         start=parts.train.state_dict(),
         recalibrating=_recalibrating(score, work.parts),
     )
-    limits = _limits(settings, around, inputs)
-    return Task(space, settings.objectives, scorer, static_costs(space, inputs), limits)
+    limits = _limits(
+        settings, lambda: None if around is None else costs_of(around, inputs, latency)
+    )
+    costs = static_costs(space, inputs, latency)
+    return Task(space, settings.objectives, scorer, costs, limits)
 
 
 def _excerpts(score: ScoreConfig, parts: Parts) -> Parts:
@@ -134,26 +146,25 @@ def _recalibrating(score: ScoreConfig, parts: Parts) -> Any:
     return parts.train.excerpt(score.recalibrate, SEED).samples() if score.recalibrate else None
 
 
-def _limits(settings: SearchSettings, around: nn.Module | None, inputs: Any) -> dict[str, float]:
-    """The largest allowed costs; those in percent of a model's own."""
+def _limits(
+    settings: SearchSettings, around: Callable[[], Mapping[str, float] | None]
+) -> dict[str, float]:
+    """The largest allowed costs; those in percent of a model's own, which `around` tells."""
     parts = {name: limit for name, limit in settings.limits.items() if isinstance(limit, str)}
     given = {name: limit for name, limit in settings.limits.items() if not isinstance(limit, str)}
     if not parts:
         return given
-    where = settings.where("limits", next(iter(parts)))
-    if around is None:
+    where, whole = settings.where("limits", next(iter(parts))), around()
+    if whole is None:
         raise ConfigError(
             f"{where}: in percent of what? A factory's models are made of none; give a number"
         )
-    whole = costs_of(around, inputs)
     if unknown := [name for name in parts if name not in whole]:
         raise ConfigError(
             f"{where}: there is no cost {unknown[0]!r}; expected one of {', '.join(whole)}"
         )
-    of_whole = {
-        name: whole[name] * float(limit.rstrip(" %")) / 100 for name, limit in parts.items()
-    }
-    return {name: given[name] if name in given else of_whole[name] for name in settings.limits}
+    made = {name: whole[name] * float(part.rstrip(" %")) / 100 for name, part in parts.items()}
+    return {name: given[name] if name in given else made[name] for name in settings.limits}
 
 
 def scored_by(settings: SearchSettings) -> str:
@@ -215,7 +226,8 @@ TOLD = ("score", "objectives", "limits", "repair", "strategy", "options")
 """Settings that all workers of a study have to say alike."""
 
 
-def about(settings: SearchSettings) -> Mapping[str, Any]:
-    """What a study is about, as far as its settings say it."""
+def about(settings: SearchSettings, predictor: Predictor | None) -> Mapping[str, Any]:
+    """What a study is about, as far as its settings and its table of latencies say it."""
     told = settings.model_dump(mode="json", by_alias=True)
-    return {name: told[name] for name in TOLD}
+    table = {} if predictor is None else {"latency": predictor.table.digest}
+    return {name: told[name] for name in TOLD} | table

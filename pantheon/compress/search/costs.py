@@ -14,16 +14,22 @@ from pantheon.compress.quantize.weights import original_weight, weight_rounders
 from pantheon.compress.search.space import Point, Space
 from pantheon.compress.size import parameters
 
-STATIC = ("macs", "parameters", "bytes")
-"""Costs that every space has."""
+LATENCY = "latency"
+"""The cost that is told where there is a table of latencies."""
+
+STATIC = ("macs", "parameters", "bytes", LATENCY)
+"""Costs that every space has, the last one with a table."""
 
 
-def static_costs(space: Space, inputs: Any) -> Callable[[Point], Mapping[str, float]]:
+def static_costs(
+    space: Space, inputs: Any, latency: Callable[[nn.Module], float] | None = None
+) -> Callable[[Point], Mapping[str, float]]:
     """A function that tells what a point's model costs.
 
     Args:
         space: of the points.
         inputs: of one sample, on the CPU, where it is run once.
+        latency: predicts a model's milliseconds.
 
     Returns:
         Of a point what `costs_of` tells of its model.
@@ -37,21 +43,26 @@ def static_costs(space: Space, inputs: Any) -> Callable[[Point], Mapping[str, fl
         >>> static_costs(space, torch.zeros(1, 4))({"out_features": 0})
         {'macs': 8, 'parameters': 10, 'bytes': 40}
     """
-    return lambda point: costs_of(space.artifact(point).model, inputs)
+    return lambda point: costs_of(space.artifact(point).model, inputs, latency)
 
 
-def costs_of(model: nn.Module, inputs: Any) -> dict[str, float]:
+def costs_of(
+    model: nn.Module, inputs: Any, latency: Callable[[nn.Module], float] | None = None
+) -> dict[str, float]:
     """What a model costs.
 
     Args:
         model: on the CPU.
         inputs: of one sample.
+        latency: predicts a model's milliseconds.
 
     Returns:
         ``macs`` of one sample, ``parameters``, and ``bytes`` of parameters and buffers, of which
-        weights that are rounded have the bits of their integers.
+        weights that are rounded have the bits of their integers; and ``latency`` if there is a way
+        to tell it.
     """
-    return {
+    told = {} if latency is None else {LATENCY: latency(model)}
+    return told | {
         "macs": macs(model, inputs, largest=0).total,
         "parameters": parameters(model).total,
         "bytes": stored_bytes(model),

@@ -11,6 +11,8 @@ import torch
 from optuna.trial import FrozenTrial
 
 from pantheon.compress.artifact import Artifact
+from pantheon.compress.inputs import rows as rows_of
+from pantheon.compress.latency_table.prediction import Predictor
 from pantheon.compress.pipeline import STREAMS, Streams
 from pantheon.compress.run_folder import result_of
 from pantheon.compress.search.building import (
@@ -24,11 +26,13 @@ from pantheon.compress.search.building import (
     task_from,
 )
 from pantheon.compress.search.config import SearchConfig
+from pantheon.compress.search.latency_cost import predictor_from
 from pantheon.compress.search.space import Space, digest_of
 from pantheon.compress.search.storage import storage_at, study_in
 from pantheon.compress.search.task import check_limits, directions, even_points
 from pantheon.compress.search.worker import Worker
 from pantheon.compress.stage import Metric, Work
+from pantheon.compress.together import one_input
 from pantheon.errors import ConfigError
 from pantheon.ranks import Ranks
 from pantheon.reference import resolve
@@ -59,6 +63,7 @@ def searching(
     # Faults of the file are told before anything is opened.
     made, metric = _made(config), resolve(config.metric, config.where("metric"))
     scored_by(config)
+    predictor = predictor_from(config)
     if not isinstance(made, Artifact):
         sampler_from(config, made.choices, config.seed)
     config.folder.mkdir(parents=True, exist_ok=True)
@@ -72,12 +77,12 @@ def searching(
             work = _work(config, parts, metric)
             space = _space(config, made, work)
             around = made.model if isinstance(made, Artifact) else None
-            task = task_from(config, space, work, around)
+            task = task_from(config, space, work, around, predictor)
             check_limits(task, config.seed)
             study = study_in(
                 storage,
                 config.name,
-                _about(config, space),
+                _about(config, space, predictor),
                 directions(config.objectives),
                 sampler_from(config, space.choices, config.seed),
                 pruner_from(config),
@@ -97,6 +102,30 @@ def searching(
             storage.close()
 
 
+def space_and_inputs(
+    config: SearchConfig, rows: int, streams: Streams | None = None
+) -> tuple[Space, Any]:
+    """A search's space, and inputs of its models, of as many samples.
+
+    Args:
+        streams: opens its streams; by default those of `student_client`.
+
+    Raises:
+        ConfigError: its batches have fewer samples.
+    """
+    opened: Any = streams or resolve(STREAMS)
+    with opened(config.stream, Ranks()) as parts:
+        work = _work(config, parts, resolve(config.metric, config.where("metric")))
+        inputs = one_input(replace(work, device="cpu"), rows)
+        space = _space(config, _made(config), work)
+    if (rows_of(inputs) or 0) < rows:
+        raise ConfigError(
+            f"{config.stream.where('batch_size')}: batches have {rows_of(inputs)} samples, and "
+            f"the table is to be of {rows}; ask for a smaller batch"
+        )
+    return space, inputs
+
+
 def _made(config: SearchConfig) -> Space | Artifact:
     """The space, or the model that it is to be made around when the streams are open."""
     if config.space.artifact is None:
@@ -112,13 +141,13 @@ def _space(config: SearchConfig, made: Space | Artifact, work: Work) -> Space:
     return space_around(made, asked, replace(work, device="cpu"))
 
 
-def _about(config: SearchConfig, space: Space) -> dict[str, Any]:
+def _about(config: SearchConfig, space: Space, predictor: Predictor | None) -> dict[str, Any]:
     """What all workers of a study have to say alike."""
     told = config.stream.model_dump(mode="json", by_alias=True)
     stream = {name: told[name] for name in ("dataset", "dataset_args", "parts", "merge")}
     return {
         "space": digest_of(space),
-        **about(config),
+        **about(config, predictor),
         "metric": config.metric,
         "seed": config.seed,
         "stream": stream,

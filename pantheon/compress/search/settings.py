@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -66,20 +67,31 @@ class ScoreConfig(LearningConfig):
         return self
 
 
+class LatencyTableConfig(Section):
+    """Where latencies are predicted from: a table that ``pantheon latency build`` made.
+
+    With `other_device` the table may be of another device than the worker's.
+    """
+
+    table: Path
+    other_device: bool = False
+
+
 class SearchSettings(Section):
     """What is wanted of the points of a space, and how they are tried.
 
     `objectives` say what is wanted, by name: of the metric, or of the costs ``macs`` (of one
-    sample), ``parameters`` and ``bytes``; of several, the best are a Pareto front. `limits` are the
-    largest allowed costs, which are looked at before anything is trained; in percent, of what the
-    model costs that the space is made around. With `repair`, points beyond them are brought back
-    within. `trials` is the number of points that are trained. `strategy` chooses them, with
-    `options` of its own.
+    sample), ``parameters``, ``bytes`` and, where `latency` names a table, ``latency`` in
+    milliseconds; of several, the best are a Pareto front. `limits` are the largest allowed costs,
+    which are looked at before anything is trained; in percent, of what the model costs that the
+    space is made around. With `repair`, points beyond them are brought back within. `trials` is the
+    number of points that are trained. `strategy` chooses them, with `options` of its own.
     """
 
     score: ScoreConfig
     objectives: dict[str, Literal["maximise", "minimise"]] = Field(min_length=1)
     limits: dict[str, PositiveFloat | Percent] = Field(default_factory=dict)
+    latency: LatencyTableConfig | None = None
     repair: bool = True
     strategy: str = "tpe"
     options: Arguments = Field(default_factory=dict)

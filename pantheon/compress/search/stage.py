@@ -25,6 +25,7 @@ from pantheon.compress.search.building import (
     task_from,
 )
 from pantheon.compress.search.findings import best_of
+from pantheon.compress.search.latency_cost import predictor_from
 from pantheon.compress.search.settings import (
     BitsSpaceConfig,
     PruningSpaceConfig,
@@ -66,10 +67,11 @@ class Search:
         """The stage that a configuration describes.
 
         Raises:
-            ConfigError: objectives, a strategy, a criterion or losses that cannot be.
+            ConfigError: objectives, a strategy, a table, a criterion or losses that cannot be.
         """
         scored_by(config)
         sampler_from(config, [Choice("any", (0, 1))], 0)  # The space is known when it runs.
+        predictor_from(config)
         if config.prune is not None:
             losses_from(config.prune, ranked_from(config.prune))
         return cls(config, config.name or "search")
@@ -129,13 +131,14 @@ class Search:
 
     def _worker(self, space: Space, around: nn.Module, work: Work) -> Worker:
         own = replace(work, folder=work.folder / "trials")
-        task = task_from(self.settings, space, own, around)
+        predictor = predictor_from(self.settings)
+        task = task_from(self.settings, space, own, around, predictor)
         check_limits(task, work.seed)
         path = (work.folder / STUDY).absolute()
         study = study_in(
             storage_at(f"sqlite:///{path}", heartbeat=20, grace=60),
             self.name,
-            {"space": digest_of(space), **about(self.settings), "seed": work.seed},
+            {"space": digest_of(space), **about(self.settings, predictor), "seed": work.seed},
             directions(self.settings.objectives),
             sampler_from(self.settings, space.choices, work.seed),
             pruner_from(self.settings),
