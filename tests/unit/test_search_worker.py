@@ -11,10 +11,12 @@ from typing import Any
 import optuna
 import pytest
 from optuna.pruners import MedianPruner
+from optuna.samplers import RandomSampler
 from optuna.storages import InMemoryStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState, create_trial
 
+from pantheon.compress.search.findings import importance_of
 from pantheon.compress.search.samplers import STRATEGIES, sampler_of
 from pantheon.compress.search.space import Choice, Point
 from pantheon.compress.search.storage import storage_at, study_in
@@ -249,3 +251,46 @@ def test_storages_that_cannot_be_reached_are_told_without_their_password(tmp_pat
         with pytest.raises((ConfigError, StoreError), match=r"me:\*\*\*@") as told:
             storage_at(url, 1, 2)
         assert "secret" not in str(told.value)
+
+
+def test_a_point_that_another_worker_is_at_is_left_to_it() -> None:
+    scored: list[Point] = []
+    made = task(toy := Toy(2), scored)
+    held = study(made, "grid")
+    taken = {choice.name: 1 for choice in toy.choices}
+    held.enqueue_trial(taken)
+    other = Worker(study=held, task=made, trials=TRIALS)
+    assert other._point(held.ask()) == taken  # Another one has begun, and is at it.
+    for _ in range(3):
+        held.enqueue_trial(taken)
+    worker = Worker(study=held, task=made, trials=TRIALS)
+    for _ in range(10):
+        worker._next(held.get_trials(deepcopy=False))
+    fates = [fate_of(trial) for trial in held.get_trials(deepcopy=False)]
+    assert fates == [Fate.RUNNING, *[Fate.SURPLUS] * 3, *[Fate.SCORED] * 7]
+    assert taken not in scored
+    # When it has died, the point is anybody's.
+    held.tell(0, state=TrialState.FAIL)
+    held.enqueue_trial(taken)
+    worker._next(held.get_trials(deepcopy=False))
+    assert scored[-1] == taken
+
+
+@pytest.mark.parametrize("direction", ["maximise", "minimise"])
+def test_the_choice_that_decides_matters_most(direction: str) -> None:
+    study = study_in(
+        InMemoryStorage(), "s", {}, directions({"x": direction}), RandomSampler(seed=1)
+    )
+    sign = 1 if direction == "maximise" else -1
+
+    def score(trial: optuna.Trial) -> float:
+        a, b = trial.suggest_int("a", 0, 9), trial.suggest_int("b", 0, 9)
+        return sign * (10 * a + b)
+
+    study.optimize(score, n_trials=9)
+    assert importance_of(study) == {}
+    study.optimize(score, n_trials=191)
+    found = importance_of(study)
+    assert list(found) == ["a", "b"]
+    assert sum(found.values()) == pytest.approx(1)
+    assert found["a"] > 0.8

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from pantheon.compress.search.trials import CHOSEN, COSTS, FOUND, Fate, fate_of
@@ -63,9 +64,15 @@ def importance_of(study: Study, objective: int = 0) -> dict[str, float]:
     scored = [t for t in study.get_trials(deepcopy=False) if fate_of(t) is Fate.SCORED]
     if len(scored) < ENOUGH:
         return {}
-    found = get_param_importances(
-        study, evaluator=PedAnovaImportanceEvaluator(), target=lambda trial: trial.values[objective]
-    )
+    # What is low is what the evaluator takes for good, and says so.
+    sign = -1 if study.directions[objective] == StudyDirection.MAXIMIZE else 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="PedAnova.* low `target`")
+        found = get_param_importances(
+            study,
+            evaluator=PedAnovaImportanceEvaluator(),
+            target=lambda trial: sign * trial.values[objective],
+        )
     return {name: float(each) for name, each in found.items()}
 
 

@@ -22,7 +22,8 @@ class Fate(StrEnum):
         DIVERGED: trained, and came to no number.
         REPEATED: the same model was scored before; it has that score, and nothing was trained.
         INFEASIBLE: breaks a limit; nothing was trained.
-        SURPLUS: asked for when others were filling the budget; nothing was trained.
+        SURPLUS: asked for when others were filling the budget, or were at the same model; nothing
+            was trained.
         LOST: its worker died; somebody else makes up for it.
         RUNNING: a worker is at it.
         WAITING: to be taken by the next worker that is free.

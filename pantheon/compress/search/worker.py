@@ -188,8 +188,12 @@ class Worker:
             trial.set_user_attr(FATE, str(Fate.REPEATED))
             trial.set_user_attr(AS, same.number)
             return list(same.values)
+        self._alive(trial)  # Whoever takes over has to know the point, and others that it is taken.
+        if self._is_taken(trial.number, point):
+            self._in_vain += 1
+            trial.set_user_attr(FATE, str(Fate.SURPLUS))
+            raise Surplus
         self._in_vain = 0
-        self._alive(trial)  # Whoever takes over has to know the point.
         try:
             found = self.task.score(point, _Reports(trial, len(self.task.objectives) == 1))
             trial.set_user_attr(FOUND, {k: float(v) for k, v in found.items()})
@@ -260,6 +264,18 @@ class Worker:
         scored = (trial for trial in trials if fate_of(trial) is Fate.SCORED)
         whole = (trial for trial in scored if set(trial.params) == names)
         return next((t for t in whole if key_of(canonical(dict(t.params))) == key), None)
+
+    def _is_taken(self, number: int, point: Point) -> bool:
+        """Whether another worker, who began before, is at the same model."""
+        key = key_of(self.task.space.canonical(point))
+        names = set(point)
+        return any(
+            fate_of(other) is Fate.RUNNING
+            and other.number < number
+            and set(other.params) == names
+            and key_of(self.task.space.canonical(dict(other.params))) == key
+            for other in self.study.get_trials(deepcopy=False)
+        )
 
     def _reap(self, trials: list[FrozenTrial]) -> None:
         """Give up trials whose workers died, those that died before a first sign of life too."""
