@@ -1,14 +1,14 @@
 """Whether each strategy finds more than chance does, on a space of which every point is known.
 
-Run ``python -m benchmarks.search_strategies [--runs 20] [--trials 40]``. Strategies with their
-defaults search through the 256 ResNets of ``benchmarks/results/tabulated.json``, as often as
+Run ``python -m benchmarks.search_strategies [--runs 20] [--trials 32]``. Strategies with their
+defaults search through the 192 ResNets of ``benchmarks/results/tabulated.json``, as often as
 points by chance do, each with seeds of its own; nothing is trained. Those with one objective look
 for the best likelihood within a limit of MACs, which half of the points break; NSGA-II and III for
 the front of likelihood and MACs, by the area below it. Printed are medians and quartiles of what is
 found by the end, and of the mean over the whole search. Exit status 1 if a strategy is not better
 than chance in the median of what it finds, or a point beyond the limit was scored.
 
-``--tabulate`` trains the points that are missing (25 minutes of one core; may be stopped and gone
+``--tabulate`` trains the points that are missing (20 minutes of one core; may be stopped and gone
 on with, and run several times at once), and writes the table.
 """
 
@@ -149,7 +149,7 @@ def main() -> None:
     """Tabulate, or compare."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--trials", type=int, default=32)
     parser.add_argument("--tabulate", action="store_true", help="train what is missing")
     given = parser.parse_args()
     if given.tabulate:

@@ -174,13 +174,14 @@ class Worker:
     def _scored(self, trial: Trial) -> list[float]:
         """Score a trial's point, if it has a place and is within the limits."""
         self._begin(trial)
+        point = self._point(trial)
+        costs = self._costs(point)
+        trial.set_user_attr(COSTS, dict(costs))
+        self._alive(trial)  # Whoever takes over has to know the point, and others that it is taken.
         trials = self.study.get_trials(deepcopy=False)
         if is_surplus(trial.number, trials, self.trials):
             trial.set_user_attr(FATE, str(Fate.SURPLUS))
             raise Surplus
-        point = self._point(trial)
-        costs = self._costs(point)
-        trial.set_user_attr(COSTS, dict(costs))
         self._within_limits(trial, trials, point, costs)
         same = self._same(point, trials)
         if same is not None:
@@ -188,8 +189,7 @@ class Worker:
             trial.set_user_attr(FATE, str(Fate.REPEATED))
             trial.set_user_attr(AS, same.number)
             return list(same.values)
-        self._alive(trial)  # Whoever takes over has to know the point, and others that it is taken.
-        if self._is_taken(trial.number, point):
+        if self._is_taken(trial.number, point, trials):
             self._in_vain += 1
             trial.set_user_attr(FATE, str(Fate.SURPLUS))
             raise Surplus
@@ -265,7 +265,7 @@ class Worker:
         whole = (trial for trial in scored if set(trial.params) == names)
         return next((t for t in whole if key_of(canonical(dict(t.params))) == key), None)
 
-    def _is_taken(self, number: int, point: Point) -> bool:
+    def _is_taken(self, number: int, point: Point, trials: list[FrozenTrial]) -> bool:
         """Whether another worker, who began before, is at the same model."""
         key = key_of(self.task.space.canonical(point))
         names = set(point)
@@ -274,7 +274,7 @@ class Worker:
             and other.number < number
             and set(other.params) == names
             and key_of(self.task.space.canonical(dict(other.params))) == key
-            for other in self.study.get_trials(deepcopy=False)
+            for other in trials
         )
 
     def _reap(self, trials: list[FrozenTrial]) -> None:
