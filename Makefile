@@ -33,7 +33,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format
 
 unit: $(VENV)/.dev
-	$(PYTEST) tests/unit
+	$(PYTEST) -n 2 tests/unit
 
 contract: $(VENV)/.dev
 	$(PYTEST) tests/contract -m "not conformance"
@@ -43,7 +43,7 @@ integration: $(VENV)/.dev .venv-mlserver/.installed
 	$(PYTEST) tests/integration tests/chaos -m "not conformance and not chaos"
 
 doctest: $(VENV)/.dev
-	$(PYTEST) --doctest-modules pantheon teacher_server student_client examples
+	$(PYTEST) -n 2 --doctest-modules pantheon teacher_server student_client examples
 
 examples: $(VENV)/.dev
 	$(PYTEST) tests/examples

@@ -178,8 +178,8 @@ def _line(trial: FrozenTrial) -> str:
     """A trial in a line.
 
     >>> from optuna.trial import create_trial
-    >>> _line(create_trial(value=1.0, user_attrs={FOUND: {"top1": 71.25}}))
-    'trial 0 scored: top1 71.25'
+    >>> _line(create_trial(value=1.0, user_attrs={FOUND: {"top1": 71.25}})).split(maxsplit=2)[2]
+    'scored: top1 71.25'
     """
     found = ", ".join(f"{k} {v:.4g}" for k, v in trial.user_attrs.get(FOUND, {}).items())
     return f"trial {trial.number} {fate_of(trial).value}" + (f": {found}" if found else "")
