@@ -144,7 +144,7 @@ def _front(
     axes.set(xlabel=plain(f"{cost}, {unit}" if unit == "ms" else cost), ylabel=plain(score))
     if unit != "ms":
         axes.xaxis.set_major_formatter(lambda value, _: amount(value, unit))
-    axes.set_title(plain(f"{name}: {score} against {cost}"), fontsize=11)
+    axes.set_title(f"{plain(score)} against {plain(cost)}", fontsize=11)
     axes.legend(frameon=False, fontsize=8.5, loc="best")
     ends = "; ".join(f"{digits(y, 4)} at {amount(x, unit)}" for x, y in line)
     yield Picture(f"search front {name} {cost}", f"{score} against {cost}. Front: {ends}", figure)
