@@ -126,13 +126,22 @@ def _opened(address: Address, heartbeat: float, grace: float, patience: float) -
 
 
 def _hasten(storage: PatientStorage) -> None:
-    """Have SQLite write ahead and wait for the disk less often; a killed worker loses nothing."""
+    """Have SQLite write ahead and wait for the disk less often, and workers take turns.
 
-    def begin(connection: Any, _: Any) -> None:
+    A killed worker loses nothing. A transaction has the file to itself from its beginning on:
+    else two workers that read at the same time that a trial is waiting would both take it.
+    """
+
+    def connected(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # We say when a transaction begins.
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
 
-    event.listen(storage.engine, "connect", begin)
+    def begun(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    event.listen(storage.engine, "connect", connected)
+    event.listen(storage.engine, "begin", begun)
     storage.engine.dispose()
 
 
