@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from benchmarks.search_scaling import Wide
 from pantheon.compress.search.samplers import sampler_of
-from pantheon.compress.search.space import Choice, Point
+from pantheon.compress.search.space import Point
 from pantheon.compress.search.storage import storage_at, study_in
 from pantheon.compress.search.task import Report, Task, directions
 from pantheon.compress.search.worker import Worker
-
-
-class Wide:
-    """A space of a million points."""
-
-    choices = tuple(Choice(name, tuple(range(10))) for name in "abcdef")
-    told: Mapping[str, Any] = {"wide": 1}
-
-    def canonical(self, point: Point) -> Point:
-        return point
-
-    def artifact(self, point: Point) -> Any:
-        raise NotImplementedError
 
 
 def searching(log: Path, seconds: float) -> Task:

@@ -1,4 +1,4 @@
-"""From the settings of a search to its space, its task, and what chooses points."""
+"""From the settings of a search to its space, its task, what chooses points, and a worker."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
 from torch import nn
 
 from pantheon.compress.artifact import Artifact
@@ -31,8 +32,10 @@ from pantheon.compress.search.settings import (
     ScoreConfig,
     SearchSettings,
 )
-from pantheon.compress.search.space import Choice, Space
-from pantheon.compress.search.task import Task
+from pantheon.compress.search.space import Choice, Space, digest_of
+from pantheon.compress.search.storage import study_in
+from pantheon.compress.search.task import Task, check_limits, directions, even_points
+from pantheon.compress.search.worker import Worker
 from pantheon.compress.stage import Work
 from pantheon.compress.together import SEED, one_input
 from pantheon.errors import ConfigError
@@ -217,11 +220,6 @@ def pruner_from(settings: SearchSettings) -> BasePruner:
             return NopPruner()
 
 
-def repairs(settings: SearchSettings) -> bool:
-    """Whether points beyond the limits are brought back; a grid has those within them anyway."""
-    return settings.repair and settings.strategy != "grid"
-
-
 TOLD = ("score", "objectives", "limits", "repair", "strategy", "options")
 """Settings that all workers of a study have to say alike."""
 
@@ -231,3 +229,54 @@ def about(settings: SearchSettings, predictor: Predictor | None) -> Mapping[str,
     told = settings.model_dump(mode="json", by_alias=True)
     table = {} if predictor is None else {"latency": predictor.table.digest}
     return {name: told[name] for name in TOLD} | table
+
+
+def worker_from(
+    settings: SearchSettings,
+    space: Space,
+    storage: BaseStorage,
+    work: Work,
+    *,
+    name: str,
+    told: Mapping[str, Any],
+    around: nn.Module | None = None,
+    predictor: Predictor | None = None,
+    **more: Any,
+) -> Worker:
+    """A worker that is ready to run.
+
+    Args:
+        settings: of the search.
+        space: of its points.
+        storage: what the study is kept in.
+        work: see `task_from`.
+        name: of the study.
+        told: what its workers have to say alike, besides space and settings.
+        around: the model that the space is made of, if it is: the study begins with even points.
+        predictor: of latencies, if there is a table.
+        more: other arguments of `Worker`.
+
+    Raises:
+        ConfigError: objectives or limits that cannot be, or that no point keeps.
+        MismatchError: the study is of another search.
+    """
+    task = task_from(settings, space, work, around, predictor)
+    check_limits(task, work.seed)
+    study = study_in(
+        storage,
+        name,
+        {"space": digest_of(space), **about(settings, predictor), "seed": work.seed, **told},
+        directions(settings.objectives),
+        sampler_from(settings, space.choices, work.seed),
+        pruner_from(settings),
+    )
+    return Worker(
+        study=study,
+        task=task,
+        trials=settings.trials,
+        seed=work.seed,
+        # A grid has the points within the limits anyway.
+        repair=settings.repair and settings.strategy != "grid",
+        starts=even_points(task) if around is not None else (),
+        **more,
+    )

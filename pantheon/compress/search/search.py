@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,24 +12,19 @@ from optuna.trial import FrozenTrial
 
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.inputs import rows as rows_of
-from pantheon.compress.latency_table.prediction import Predictor
 from pantheon.compress.pipeline import STREAMS, Streams
 from pantheon.compress.run_folder import result_of
 from pantheon.compress.search.building import (
-    about,
     factory_space,
-    pruner_from,
-    repairs,
     sampler_from,
     scored_by,
     space_around,
-    task_from,
+    worker_from,
 )
 from pantheon.compress.search.config import SearchConfig
 from pantheon.compress.search.latency_cost import predictor_from
-from pantheon.compress.search.space import Space, digest_of
-from pantheon.compress.search.storage import storage_at, study_in
-from pantheon.compress.search.task import check_limits, directions, even_points
+from pantheon.compress.search.space import Space
+from pantheon.compress.search.storage import storage_at
 from pantheon.compress.search.worker import Worker
 from pantheon.compress.stage import Metric, Work
 from pantheon.compress.together import one_input
@@ -69,37 +64,32 @@ def searching(
     config.folder.mkdir(parents=True, exist_ok=True)
     storage = storage_at(config.url, config.grace / 3, config.grace, config.patience)
     opened: Any = streams or resolve(STREAMS)
-    threads = torch.get_num_threads()
-    with opened(config.stream, Ranks()) as parts:
-        try:
-            if config.threads:
-                torch.set_num_threads(config.threads)
-            work = _work(config, parts, metric)
-            space = _space(config, made, work)
-            around = made.model if isinstance(made, Artifact) else None
-            task = task_from(config, space, work, around, predictor)
-            check_limits(task, config.seed)
-            study = study_in(
-                storage,
-                config.name,
-                _about(config, space, predictor),
-                directions(config.objectives),
-                sampler_from(config, space.choices, config.seed),
-                pruner_from(config),
-            )
-            yield Worker(
-                study=study,
-                task=task,
-                trials=config.trials,
-                seed=config.seed,
-                repair=repairs(config),
-                starts=even_points(task) if around is not None else (),
-                grace=config.grace,
-                said=said,
-            )
-        finally:
-            torch.set_num_threads(threads)
-            storage.close()
+    with closing(storage), opened(config.stream, Ranks()) as parts, _threads(config.threads):
+        work = _work(config, parts, metric)
+        yield worker_from(
+            config,
+            _space(config, made, work),
+            storage,
+            work,
+            name=config.name,
+            told=_told(config),
+            around=made.model if isinstance(made, Artifact) else None,
+            predictor=predictor,
+            grace=config.grace,
+            said=said,
+        )
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """So many threads of torch's meanwhile, if a number is given."""
+    before = torch.get_num_threads()
+    try:
+        if count:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def space_and_inputs(
@@ -141,17 +131,11 @@ def _space(config: SearchConfig, made: Space | Artifact, work: Work) -> Space:
     return space_around(made, asked, replace(work, device="cpu"))
 
 
-def _about(config: SearchConfig, space: Space, predictor: Predictor | None) -> dict[str, Any]:
-    """What all workers of a study have to say alike."""
+def _told(config: SearchConfig) -> dict[str, Any]:
+    """What all workers of a study have to say alike, besides space and settings."""
     told = config.stream.model_dump(mode="json", by_alias=True)
     stream = {name: told[name] for name in ("dataset", "dataset_args", "parts", "merge")}
-    return {
-        "space": digest_of(space),
-        **about(config, predictor),
-        "metric": config.metric,
-        "seed": config.seed,
-        "stream": stream,
-    }
+    return {"metric": config.metric, "stream": stream}
 
 
 def _work(config: SearchConfig, parts: Parts, metric: Metric) -> Work:

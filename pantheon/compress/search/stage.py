@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -16,13 +17,10 @@ from pantheon.compress.prune.recalibrating import recalibrate
 from pantheon.compress.quantize.stage import Quantize
 from pantheon.compress.run_folder import read_json, write_json
 from pantheon.compress.search.building import (
-    about,
-    pruner_from,
-    repairs,
     sampler_from,
     scored_by,
     space_around,
-    task_from,
+    worker_from,
 )
 from pantheon.compress.search.findings import best_of
 from pantheon.compress.search.latency_cost import predictor_from
@@ -31,12 +29,10 @@ from pantheon.compress.search.settings import (
     PruningSpaceConfig,
     SearchStageConfig,
 )
-from pantheon.compress.search.space import Choice, Space, digest_of, point_at
-from pantheon.compress.search.storage import storage_at, study_in
-from pantheon.compress.search.task import check_limits, directions, even_points
+from pantheon.compress.search.space import Choice, point_at
+from pantheon.compress.search.storage import storage_at
 from pantheon.compress.search.telling import told_of
 from pantheon.compress.search.trials import FOUND, fate_of
-from pantheon.compress.search.worker import Worker
 from pantheon.compress.stage import Cost, Outcome, Phase, Work
 from pantheon.compress.together import SEED, first_alone
 from pantheon.errors import CompressionError, ConfigError
@@ -113,9 +109,21 @@ class Search:
         require_scores(self.name, work.metric is not None, work.parts.validation is not None)
         artifact.model.to("cpu")  # Points are made and counted there.
         space = space_around(artifact, self.asked, replace(work, device="cpu"))
-        worker = self._worker(space, artifact.model, work)
-        worker.run()
-        best = best_of(worker.study)
+        path = (work.folder / STUDY).absolute()
+        with closing(storage_at(f"sqlite:///{path}", heartbeat=20, grace=60)) as storage:
+            worker = worker_from(
+                self.settings,
+                space,
+                storage,
+                replace(work, folder=work.folder / "trials"),
+                name=self.name,
+                told={},
+                around=artifact.model,
+                predictor=predictor_from(self.settings),
+                said=lambda trial: work.watcher.say(_line(trial)),
+            )
+            worker.run()
+            best, told = best_of(worker.study), self._told(worker.study, work)
         if not best:
             raise CompressionError(
                 f"stage {self.name!r}: none of {self.settings.trials} trainings came to a score; "
@@ -127,31 +135,7 @@ class Search:
             made.model.to(work.device)
             recalibrate(made.model, stream, work.device)
         made.save(work.folder / MADE)
-        write_json(work.folder / TOLD, self._told(worker.study, work))
-
-    def _worker(self, space: Space, around: nn.Module, work: Work) -> Worker:
-        own = replace(work, folder=work.folder / "trials")
-        predictor = predictor_from(self.settings)
-        task = task_from(self.settings, space, own, around, predictor)
-        check_limits(task, work.seed)
-        path = (work.folder / STUDY).absolute()
-        study = study_in(
-            storage_at(f"sqlite:///{path}", heartbeat=20, grace=60),
-            self.name,
-            {"space": digest_of(space), **about(self.settings, predictor), "seed": work.seed},
-            directions(self.settings.objectives),
-            sampler_from(self.settings, space.choices, work.seed),
-            pruner_from(self.settings),
-        )
-        return Worker(
-            study=study,
-            task=task,
-            trials=self.settings.trials,
-            seed=work.seed,
-            repair=repairs(self.settings),
-            starts=even_points(task),
-            said=lambda trial: work.watcher.say(_line(trial)),
-        )
+        write_json(work.folder / TOLD, told)
 
     def _told(self, study: Study, work: Work) -> dict[str, Any]:
         told = told_of(self.settings, study)
