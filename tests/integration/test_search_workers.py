@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections import Counter
@@ -18,11 +20,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.pruners import MedianPruner
 from optuna.storages import RDBStorage
 from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import text
 
 from benchmarks.postgres import PASSWORD, Server, lacking, server
@@ -317,3 +319,25 @@ def test_what_is_written_is_what_optuna_reads(postgres: Server, tmp_path: Path) 
         assert fresh.get_all_trials(study._study_id) == expected
         assert [fresh.get_trial(trial._trial_id) for trial in expected] == expected
         optunas.engine.dispose()
+
+
+def test_a_waiting_trial_is_taken_once(url: str) -> None:
+    with looked_at(url) as study:
+        for _ in range(60):
+            study.enqueue_trial({"a": 1})
+        waiting = [trial._trial_id for trial in study.get_trials(deepcopy=False)]
+    together = threading.Barrier(WORKERS)
+
+    def taken() -> list[int]:
+        with closing(storage_at(url, 1, 3)) as storage:
+            found = []
+            for trial in waiting:
+                together.wait(30)
+                with contextlib.suppress(UpdateFinishedTrialError):
+                    if storage.set_trial_state_values(trial, TrialState.RUNNING):
+                        found.append(trial)
+            return found
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        found = [pool.submit(taken) for _ in range(WORKERS)]
+    assert sorted(trial for each in found for trial in each.result()) == sorted(waiting)
