@@ -34,6 +34,8 @@ img {{ max-width: 100% }}
 <nav><a href="index.html">Pantheon</a> · <a href="design.html">Design</a> ·
 <a href="configuration.html">Configuration</a> ·
 <a href="compression.html">Compression</a> ·
+<a href="search.html">Search</a> ·
+<a href="latency.html">Latency tables</a> ·
 <a href="results.html">Results</a> ·
 <a href="integrations.html">Integrations</a> ·
 <a href="cluster.html">Cluster</a> ·

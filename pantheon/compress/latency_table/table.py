@@ -224,7 +224,10 @@ class Table:
         try:
             return cls.from_json(json.loads(data))
         except (ValueError, RecursionError) as error:  # ours, and those of JSON and of UTF-8
-            raise ConfigError(f"{file} is no table of latencies: {error}") from error
+            raise ConfigError(
+                f"{file} is no table of latencies: {error}; remove it, and make one by pantheon "
+                "latency build"
+            ) from error
 
 
 def _faster(timing: Timing, times: float) -> Timing:
