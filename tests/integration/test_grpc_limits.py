@@ -44,7 +44,12 @@ def server(cap: int) -> Server:
 
 
 def channel_to(address: str) -> grpc.Channel:
-    options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+    """A client of a small window: probing, gRPC may widen it to whole answers that nobody reads."""
+    options = [
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.http2.bdp_probe", 0),
+    ]
     return grpc.insecure_channel(address.removeprefix("grpc://"), options=options)
 
 
