@@ -18,7 +18,9 @@ from typer.core import TyperGroup
 from pantheon.cli.compress import run_pipelines, undrawn
 from pantheon.cli.guard import guarded
 from pantheon.cli.output import numbers, progress, say_json, size, stdout
+from pantheon.cli.search_workers import STORAGE, workers_beside
 from pantheon.cli.serve import Json
+from pantheon.cli.stdin import stop_with_stdin
 from pantheon.compress.search.config import SearchConfig
 from pantheon.config import load
 
@@ -50,7 +52,7 @@ Storage = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        envvar="PANTHEON_SEARCH_STORAGE",
+        envvar=STORAGE,
         help="Database that workers share, as SQLAlchemy writes addresses.",
     ),
 ]
@@ -64,13 +66,25 @@ def run(
     trials: Annotated[
         int | None, typer.Option(min=1, help="How many points are trained, in place of the file's.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many processes work on it here, in place of the file's."),
+    ] = None,
+    beside: Annotated[
+        bool,
+        typer.Option("--beside", hidden=True, help="Be one of another process's workers."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Work on a search until its budget is spent; goes on with what is there.
 
     Any number of workers may share a database, on any machines, and join or leave at any time.
     """
-    config = _loaded(file, storage, trials)
+    config = _loaded(file, storage, trials=trials, workers=workers)
+    if beside:
+        stop_with_stdin()
+        _work_beside(config)
+        return
     from pantheon.compress.building import needed
     from pantheon.compress.search.findings import best_of
     from pantheon.compress.search.keeping import keep
@@ -81,17 +95,18 @@ def run(
     with progress(hidden=json) as bar:
         task = bar.add_task(config.name, total=config.trials, note="trials")
 
-        def said(trial: FrozenTrial) -> None:
+        def said(told: str) -> None:
             from pantheon.compress.search.trials import Tally
 
-            told = Tally.of(worker.study.get_trials(deepcopy=False)).told
-            bar.update(task, completed=told)
+            trials = worker.study.get_trials(deepcopy=False)
+            bar.update(task, completed=Tally.of(trials).told)
             if not json:
-                stdout.print(f"{config.name}: {line(trial)}", markup=False)
+                stdout.print(f"{config.name}: {told}", markup=False)
                 stdout.file.flush()
 
-        with searching(config, said=said) as worker:
-            tally = worker.run()
+        with searching(config, said=lambda trial: said(line(trial))) as worker:
+            with workers_beside(file, config, said):
+                tally = worker.run()
             best = best_of(worker.study)
             kept = keep(worker.task.space, best, config.folder)
     if json:
@@ -105,6 +120,14 @@ def run(
     for finding, path in zip(best, kept, strict=True):
         stdout.print(f"best: {_finding(finding)}  {path}", markup=False)
     stdout.print(_page(file, config, worker.study), markup=False)
+
+
+def _work_beside(config: SearchConfig) -> None:
+    """Work on a search, and print nothing but a line for each trial."""
+    from pantheon.compress.search.search import searching
+
+    with searching(config, said=lambda trial: print(line(trial), flush=True)) as worker:
+        worker.run()
 
 
 def _page(file: Path, config: SearchConfig, study: Study) -> str:
@@ -126,7 +149,7 @@ def report(
     ] = None,
 ) -> None:
     """Make a page with pictures of a search, finished or not: front, history, importance."""
-    config = _loaded(file, storage, None)
+    config = _loaded(file, storage)
     from pantheon.compress.search.page import write_search_page
     from pantheon.compress.search.storage import study_named
 
@@ -147,7 +170,7 @@ def status(
     json: Json = False,
 ) -> None:
     """Show how a search is doing: its trials by what became of them, and the best so far."""
-    config = _loaded(file, storage, None)
+    config = _loaded(file, storage)
     from pantheon.compress.search.storage import study_named
 
     study = study_named(config.url, config.name)
@@ -167,11 +190,11 @@ def status(
             time.sleep(every)
 
 
-def _loaded(file: Path, storage: str | None, trials: int | None) -> SearchConfig:
+def _loaded(file: Path, storage: str | None, **other: int | None) -> SearchConfig:
+    """What a file says, with what the command line gives in its place."""
     config = load(file, SearchConfig)
-    other: dict[str, Any] = {"storage": storage} if storage else {}
-    other |= {"trials": trials} if trials else {}
-    return config.model_copy(update=other) if other else config
+    given: dict[str, Any] = {"storage": storage, **other}
+    return config.model_copy(update={name: value for name, value in given.items() if value})
 
 
 def line(trial: FrozenTrial) -> str:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import threading
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pantheon.cli.output import say_json, stdout
+from pantheon.cli.stdin import stop_with_stdin
 from pantheon.config import TeacherConfig, load
 from pantheon.errors import ConfigError
 
@@ -65,7 +62,7 @@ def serve(
     from pantheon.cli.security import security_of
 
     if until_stdin_ends:
-        threading.Thread(target=_stop_with_stdin, daemon=True).start()
+        stop_with_stdin()
     serve_all(
         {name: teacher_from(config) for name, config in models.items()},
         *addresses,
@@ -88,11 +85,3 @@ def _announce(models: list[str], bound: list[str], json: bool) -> None:
         stdout.print(f"serving {', '.join(models)} at {address}", markup=False)
     for address in watched:
         stdout.print(f"metrics and health at {address}", markup=False)
-
-
-def _stop_with_stdin() -> None:
-    # By its number: a thread inside a buffered reader would abort the interpreter at its end.
-    with contextlib.suppress(OSError):
-        while os.read(0, 1 << 16):
-            pass
-    os.kill(os.getpid(), signal.SIGTERM)

@@ -137,6 +137,30 @@ def test_a_search_trains_its_budget_and_tells_the_best(here: Path) -> None:
     assert told("search.yaml")["trials"]["scored"] == 8
 
 
+def test_several_processes_work_on_one_search(here: Path) -> None:
+    # One starts far sooner than the other, so the first trials are given time.
+    slow = CODE.replace("def accuracy(model, stream):\n", "def accuracy(model, stream):\n"
+                        "    import os, pathlib, time\n    time.sleep(0.3)\n"
+                        "    pathlib.Path(f'pid-{os.getpid()}').touch()\n")  # fmt: skip
+    Path("toys.py").write_text(slow)
+    Path("search.yaml").write_text(SEARCH + "workers: 2\n")
+    said = ran("search.yaml", "--trials", "12", "--workers", "3")
+    assert said.count(" scored  accuracy ") == 12
+    assert len(list(Path().glob("pid-*"))) == 3
+    status = told("status", "search.yaml")
+    assert status["told"] == 12
+    assert not {"running", "waiting"} & set(status["trials"])
+
+
+def test_a_worker_that_ends_with_an_error_is_told_of(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = CODE + "\n\nimport os, sys\nif '--beside' in sys.argv:\n    os._exit(7)\n"
+    Path("toys.py").write_text(text)
+    ran("search.yaml", "--workers", "2")
+    assert "worker 2 ended with status 7; what it was at is given to another" in caplog.text
+
+
 def test_the_same_search_finds_the_same_again(here: Path) -> None:
     first = told("search.yaml")
     again = SEARCH.replace("folder: run", "folder: again")

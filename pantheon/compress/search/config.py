@@ -63,7 +63,8 @@ class SearchConfig(SearchSettings):
     database at `storage`, by default a file of SQLite there; workers on other machines share one of
     PostgreSQL. A worker that gives no sign of life for `grace` seconds is taken for dead; a server
     that went away is waited for `patience` seconds. `needs` are pipelines (YAML files) that are run
-    first, unless they are finished.
+    first, unless they are finished. `workers` is the number of processes that one command begins,
+    which have `threads` each: by default the processors are divided among them.
     """
 
     folder: Path
@@ -76,6 +77,7 @@ class SearchConfig(SearchSettings):
     patience: NonNegativeFloat = 300.0
     seed: int = Field(default=0, ge=0)
     device: str = "cpu"
+    workers: PositiveInt = 1
     threads: PositiveInt | None = None
     needs: list[Path] = Field(default_factory=list)
 

@@ -64,7 +64,7 @@ def searching(
     config.folder.mkdir(parents=True, exist_ok=True)
     storage = storage_at(config.url, config.grace / 3, config.grace, config.patience)
     opened: Any = streams or resolve(STREAMS)
-    with closing(storage), opened(config.stream, Ranks()) as parts, _threads(config.threads):
+    with closing(storage), opened(config.stream, Ranks()) as parts, _threads(config):
         work = _work(config, parts, metric)
         yield worker_from(
             config,
@@ -81,12 +81,11 @@ def searching(
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """So many threads of torch's meanwhile, if a number is given."""
+def _threads(config: SearchConfig) -> Iterator[None]:
+    """A worker's threads of torch's meanwhile: as many as given, or its part of those there are."""
     before = torch.get_num_threads()
     try:
-        if count:
-            torch.set_num_threads(count)
+        torch.set_num_threads(config.threads or max(1, before // config.workers))
         yield
     finally:
         torch.set_num_threads(before)
