@@ -105,7 +105,7 @@ class Table:
         else:
             tuned = spec["tune"] | asked.get("train", {})
             trained = self._train(losses, asked.get("epochs", spec["F"]), tuned)
-        before = [{"stage": "prune", **asked["prune"]}] if "prune" in asked else []
+        before = [{"stage": n, **asked[n]} for n in ("prune", "search") if n in asked]
         before += [FRESH] if asked.get("scratch") else []
         if "quantize" not in asked:
             return made | {"stages": [*before, *trained["stages"]]}
@@ -312,7 +312,7 @@ class Table:
 
     def _cut(self, row: str, seed: int) -> dict[str, Any]:
         """What a row had come to when it was cut, before it was trained; on the validation part."""
-        if self._described(row, seed)["stages"][0]["stage"] != "prune":
+        if self._described(row, seed)["stages"][0]["stage"] not in ("prune", "search"):
             return {}
         after = self._report(row, seed, 1)["after"]
         return {"cut": {name: after[name] for name in ("macs", "parameters", "metric")}}

@@ -189,7 +189,7 @@ def _plateau(table: Table) -> list[str]:
 
 def _cuts(table: Table) -> list[str]:
     """What rows had come to when they were cut, before they were trained."""
-    rows = [row for row in table.rows if "prune" in table.spec["rows"][row]]
+    rows = [row for row in table.rows if {"prune", "search"} & set(table.spec["rows"][row])]
     cut = {row: values for row in rows if (values := _cut(table, row))}
     if not cut:
         return []
@@ -251,24 +251,29 @@ def _size(table: Table, seed: int, record: Mapping[str, Any]) -> float:
 
 
 def _beside(table: Table, row: str) -> list[str]:
-    """How a row does beside another one of the same size, before training and after."""
-    asked = table.spec["rows"][row].get("beside")
-    if asked is None:
-        return []
+    """How a row does beside others of the same size, before training and after."""
+    asked = table.spec["rows"][row].get("beside", [])
+    every = asked if isinstance(asked, list) else [asked]
+    return [line for one in every for line in _beside_one(table, row, one)]
+
+
+def _beside_one(table: Table, row: str, asked: Mapping[str, Any]) -> list[str]:
     other = asked["row"]
     pairs = zip(_cut(table, row), _cut(table, other), strict=False)
     before = [ours["metric"]["top1"] - theirs["metric"]["top1"] for ours, theirs in pairs]
     found = difference(table, row, other)
     if found is None or len(before) < len(table.seeds(row)):
         return []
-    said = "met" if min(before) >= asked["before"] else "missed"
     told = ", ".join(f"{points:+.2f}" for points in before)
+    verdict = ""
+    if "before" in asked:
+        said = "met" if min(before) >= asked["before"] else "missed"
+        verdict = f"; {asked['before']:+} are asked for, of each: **{said}**"
     return [
         "",
         f"{row} beside {other}: before training {told} points of the validation part, seed by "
-        f"seed; {asked['before']:+} are asked for, of each: **{said}**. After it {_told(found)} "
-        f"(95 %: {_interval(found)} over seeds and regions); {asked['after']:+} is asked for: "
-        f"**{found.verdict(asked['after'])}**.",
+        f"seed{verdict}. After it {_told(found)} (95 %: {_interval(found)} over seeds and "
+        f"regions); {asked['after']:+} is asked for: **{found.verdict(asked['after'])}**.",
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,7 @@ from tests.examples.readme import ROOT
 SMALL = {"width": 0.125, "classes": 4}
 
 
-@pytest.fixture
-def spec() -> dict[str, Any]:
+def shortened() -> dict[str, Any]:
     """The table's settings, of few classes, views, epochs and rows."""
     made: dict[str, Any] = yaml.safe_load((ROOT / "benchmarks" / "table.yaml").read_text())
     made["data"] |= {"classes": 4, "train": 8, "validation": 4, "test": 4}
@@ -34,6 +34,11 @@ def spec() -> dict[str, Any]:
 
 
 @pytest.fixture
+def spec() -> dict[str, Any]:
+    return shortened()
+
+
+@pytest.fixture
 def pruned(spec: dict[str, Any]) -> dict[str, Any]:
     """With a row that is pruned, of one seed more than is run, and one beside it."""
     cut = {"remove": 0.5, "one_shot": True}
@@ -43,8 +48,36 @@ def pruned(spec: dict[str, Any]) -> dict[str, Any]:
             "prune": cut | {"criterion": "random"},
             "beside": {"row": "uniform", "before": 3, "after": -0.3},
         },
+        "search": {
+            "search": {
+                "prune": {"left": [0.25, 0.5, 0.75, 1.0]},
+                "objectives": {"top1": "maximise"},
+                "limits": {"macs": "50 %"},
+                "trials": 3,
+                "score": {"epochs": 0, "recalibrate": 16},
+            },
+            "beside": [{"row": other, "after": -0.3} for other in ("uniform", "random")],
+        },
     }
     return spec
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where B and B+ were trained, of two seeds."""
+    home = tmp_path_factory.mktemp("begun")
+    table = _table(shortened(), home)
+    for row in ("B", "B+"):
+        for seed in range(2):
+            table.run(row, seed)
+    (home / "docs").mkdir()
+    return home
+
+
+@pytest.fixture
+def home(begun: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(begun, tmp_path / "home")
 
 
 def _table(spec: dict[str, Any], home: Path) -> Table:
@@ -101,19 +134,16 @@ def quantized(spec: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(280)
-def test_rows_of_integers_are_what_the_file_answers(
-    quantized: dict[str, Any], tmp_path: Path
-) -> None:
-    table = _table(quantized, tmp_path)
-    (tmp_path / "docs").mkdir()
-    cells = [(row, seed) for row in ("B", "B+", "ptq", "qat") for seed in range(2)]
+def test_rows_of_integers_are_what_the_file_answers(quantized: dict[str, Any], home: Path) -> None:
+    table = _table(quantized, home)
+    cells = [(row, seed) for row in ("ptq", "qat") for seed in range(2)]
     assert set(table.missing()) - set(cells) == {("plateau", 0), ("plateau", 1)}
     for cell in cells:
         table.run(*cell)
     for row, operators in (("ptq", []), ("qat", ["Relu"])):
         record = table.record(row, 0)
         assert record is not None
-        summary = json.loads((tmp_path / table.folder(row, 0) / "summary.json").read_text())
+        summary = json.loads((home / table.folder(row, 0) / "summary.json").read_text())
         told = record["int8"]
         assert record["top1"] == summary["test"]["int8"]["top1"]
         assert told["reduced_range"] == saturates()
@@ -125,7 +155,7 @@ def test_rows_of_integers_are_what_the_file_answers(
     assert began is not None
     assert set(began["from"]) == {"B", "B+"}
     write(table)
-    page = (tmp_path / "docs" / "results.md").read_text()
+    page = (home / "docs" / "results.md").read_text()
     assert re.search(r"\| ptq \| 2 \| .* % \| -\d+.\d+ % \| -50 %: \*\*\w+\*\* \| 1 Reduce", page)
     assert "trained on another machine" not in page
 
@@ -133,15 +163,13 @@ def test_rows_of_integers_are_what_the_file_answers(
 @pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_rows_are_compared_with_what_began_with_the_same_weights(
-    quantized: dict[str, Any], tmp_path: Path
+    quantized: dict[str, Any], home: Path
 ) -> None:
     del quantized["rows"]["qat"]
-    table = _table(quantized, tmp_path)
-    (tmp_path / "docs").mkdir()
+    table = _table(quantized, home)
     for seed in range(2):
         elsewhere = f"{seed}" * 64  # As it would have come out on another machine.
         for row, where in (("B", "digest"), ("B+", "from")):
-            table.run(row, seed)
             path = table.results / f"{row}-{seed}.json"
             record = json.loads(path.read_text())
             record[where] = elsewhere if where == "digest" else {"B": elsewhere}
@@ -158,35 +186,37 @@ def test_rows_are_compared_with_what_began_with_the_same_weights(
         assert other["from"]["B"] == elsewhere, "the first record stays"
     assert apart(table, "ptq", "B+") == []
     write(table)
-    page = (tmp_path / "docs" / "results.md").read_text()
+    page = (home / "docs" / "results.md").read_text()
     assert "ptq began with weights of B that were trained on another machine, and are" in page
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(280)
-def test_pruned_rows_are_told_before_and_after_training(
-    pruned: dict[str, Any], tmp_path: Path
-) -> None:
+def test_pruned_rows_are_told_before_and_after_training(pruned: dict[str, Any], home: Path) -> None:
     del pruned["rows"]["distil-1"], pruned["teachers"]["resnet"]
-    table = _table(pruned, tmp_path)
-    (tmp_path / "docs").mkdir()
-    for cell in (("B", 0), ("B", 1), ("B+", 0), ("B+", 1), ("uniform", 0), ("uniform", 1)):
+    table = _table(pruned, home)
+    for cell in (("uniform", 0), ("uniform", 1)):
         table.run(*cell)
     write(table)
-    page = (tmp_path / "docs" / "results.md").read_text()
+    page = (home / "docs" / "results.md").read_text()
     assert re.search(r"\| uniform \| .* \| -1.0 \| .* \| 2 of 3 seeds \|", page)
     assert "random beside" not in page
     for seed in range(2):
         table.run("random", seed)
+        table.run("search", seed)
     write(table)
-    page = (tmp_path / "docs" / "results.md").read_text()
+    page = (home / "docs" / "results.md").read_text()
     assert re.search(r"\| random \| .* \| none: a control \|", page)
     assert "not run yet" in page
     records = [[table.record(row, s) for s in range(2)] for row in ("random", "uniform")]
     ours, theirs = ([r["cut"]["metric"]["top1"] for r in row if r] for row in records)
     told = ", ".join(f"{a - b:+.2f}" for a, b in zip(ours, theirs, strict=True))
     assert f"random beside uniform: before training {told} points" in page
-    for record in records[0]:
+    said = re.findall(r"search beside (\w+): before training ([^;]*) After", page)
+    assert [other for other, _ in said] == ["uniform", "random"]
+    assert not any("asked for" in told for _, told in said)
+    found = [table.record("search", seed) for seed in range(2)]
+    for record in (*records[0], *found):
         assert record is not None
         assert record["after"]["macs"] == record["cut"]["macs"]
 
