@@ -224,6 +224,18 @@ def test_searches_that_cannot_be(here: Path, old: str, new: str, said: str) -> N
     assert re.search(said, " ".join(done.output.split())), done.output
 
 
+def test_limits_in_percent_are_of_the_net_with_nothing_chosen(here: Path) -> None:
+    own = sum(p.numel() for p in Artifact.make("toys:net").model.parameters())
+    Path("search.yaml").write_text(SEARCH.replace("parameters: 700", "parameters: 250 %"))
+    said = ran("search.yaml")
+    for fate, within in (("scored", True), ("infeasible", False)):
+        found = [int(n) for n in re.findall(rf" {fate} .* parameters (\d+) ", said)]
+        assert found
+        assert all((n <= 2.5 * own) is within for n in found)
+    Path("search.yaml").write_text(SEARCH.replace("parameters: 700", "speed: 50 %"))
+    assert "limits.speed: there is no cost 'speed'; expected one" in ran("search.yaml", status=2)
+
+
 def test_another_search_is_not_mixed_in(here: Path) -> None:
     assert "no study 'search'" in ran("status", "search.yaml", status=2)
     ran("search.yaml", "--trials", "1")

@@ -102,7 +102,7 @@ def task_from(
     settings: SearchSettings,
     space: Space,
     work: Work,
-    around: nn.Module | None = None,
+    whole: Callable[[], nn.Module],
     predictor: Predictor | None = None,
 ) -> Task:
     """What a search is about.
@@ -111,7 +111,7 @@ def task_from(
         settings: of the search.
         space: of its points.
         work: streams that are open, the metric, the seed and the device.
-        around: the model that the space is made of, if it is.
+        whole: makes the model that limits in percent are of, on the CPU.
         predictor: of latencies, if there is a table.
 
     Raises:
@@ -129,9 +129,7 @@ def task_from(
         start=parts.train.state_dict(),
         recalibrating=_recalibrating(score, work.parts),
     )
-    limits = _limits(
-        settings, lambda: None if around is None else costs_of(around, inputs, latency)
-    )
+    limits = _limits(settings, lambda: costs_of(whole(), inputs, latency))
     costs = static_costs(space, inputs, latency)
     return Task(space, settings.objectives, scorer, costs, limits)
 
@@ -149,25 +147,22 @@ def _recalibrating(score: ScoreConfig, parts: Parts) -> Any:
     return parts.train.excerpt(score.recalibrate, SEED).samples() if score.recalibrate else None
 
 
-def _limits(
-    settings: SearchSettings, around: Callable[[], Mapping[str, float] | None]
-) -> dict[str, float]:
-    """The largest allowed costs; those in percent of a model's own, which `around` tells."""
-    parts = {name: limit for name, limit in settings.limits.items() if isinstance(limit, str)}
-    given = {name: limit for name, limit in settings.limits.items() if not isinstance(limit, str)}
-    if not parts:
-        return given
-    where, whole = settings.where("limits", next(iter(parts))), around()
-    if whole is None:
-        raise ConfigError(
-            f"{where}: in percent of what? A factory's models are made of none; give a number"
-        )
-    if unknown := [name for name in parts if name not in whole]:
-        raise ConfigError(
-            f"{where}: there is no cost {unknown[0]!r}; expected one of {', '.join(whole)}"
-        )
-    made = {name: whole[name] * float(part.rstrip(" %")) / 100 for name, part in parts.items()}
-    return {name: given[name] if name in given else made[name] for name in settings.limits}
+def _limits(settings: SearchSettings, costs: Callable[[], Mapping[str, float]]) -> dict[str, float]:
+    """The largest allowed costs; `costs` tells what those in percent are of."""
+    found: dict[str, float] = {}
+    whole: Mapping[str, float] = {}
+    for name, limit in settings.limits.items():
+        if not isinstance(limit, str):
+            found[name] = limit
+            continue
+        whole = whole or costs()
+        if name not in whole:
+            raise ConfigError(
+                f"{settings.where('limits', name)}: there is no cost {name!r}; expected one of "
+                f"{', '.join(whole)}"
+            )
+        found[name] = whole[name] * float(limit.rstrip(" %")) / 100
+    return found
 
 
 def scored_by(settings: SearchSettings) -> str:
@@ -239,7 +234,8 @@ def worker_from(
     *,
     name: str,
     told: Mapping[str, Any],
-    around: nn.Module | None = None,
+    whole: Callable[[], nn.Module],
+    even: bool,
     predictor: Predictor | None = None,
     **more: Any,
 ) -> Worker:
@@ -252,7 +248,8 @@ def worker_from(
         work: see `task_from`.
         name: of the study.
         told: what its workers have to say alike, besides space and settings.
-        around: the model that the space is made of, if it is: the study begins with even points.
+        whole: makes the model that limits in percent are of.
+        even: whether the study begins with even points.
         predictor: of latencies, if there is a table.
         more: other arguments of `Worker`.
 
@@ -260,7 +257,7 @@ def worker_from(
         ConfigError: objectives or limits that cannot be, or that no point keeps.
         MismatchError: the study is of another search.
     """
-    task = task_from(settings, space, work, around, predictor)
+    task = task_from(settings, space, work, whole, predictor)
     check_limits(task, work.seed)
     study = study_in(
         storage,
@@ -277,6 +274,6 @@ def worker_from(
         seed=work.seed,
         # A grid has the points within the limits anyway.
         repair=settings.repair and settings.strategy != "grid",
-        starts=even_points(task) if around is not None else (),
+        starts=even_points(task) if even else (),
         **more,
     )

@@ -57,13 +57,23 @@ class FactorySpace:
         """The point itself: no two stand for the same arguments."""
         return point
 
+    def base(self) -> Artifact:
+        """What the factory makes of the arguments that all have, with nothing chosen.
+
+        Raises:
+            ConfigError: the factory wants more.
+        """
+        return self._fresh(self.args)
+
     def artifact(self, point: Point) -> Artifact:
         """A fresh model.
 
         Raises:
             ConfigError: the factory does not take what was chosen.
         """
-        args = _arguments(self.args, values_of(self, point))
+        return self._fresh(_arguments(self.args, values_of(self, point)))
+
+    def _fresh(self, args: Mapping[str, Any]) -> Artifact:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return Artifact.make(self.factory, args, self.where)

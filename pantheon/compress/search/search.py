@@ -22,6 +22,7 @@ from pantheon.compress.search.building import (
     worker_from,
 )
 from pantheon.compress.search.config import SearchConfig
+from pantheon.compress.search.factory_space import FactorySpace
 from pantheon.compress.search.latency_cost import predictor_from
 from pantheon.compress.search.space import Space
 from pantheon.compress.search.storage import storage_at
@@ -73,7 +74,8 @@ def searching(
             work,
             name=config.name,
             told=_told(config),
-            around=made.model if isinstance(made, Artifact) else None,
+            whole=lambda: (made if isinstance(made, Artifact) else made.base()).model,
+            even=isinstance(made, Artifact),
             predictor=predictor,
             grace=config.grace,
             said=said,
@@ -115,14 +117,14 @@ def space_and_inputs(
     return space, inputs
 
 
-def _made(config: SearchConfig) -> Space | Artifact:
+def _made(config: SearchConfig) -> FactorySpace | Artifact:
     """The space, or the model that it is to be made around when the streams are open."""
     if config.space.artifact is None:
         return factory_space(config.space, config.seed)
     return Artifact.load(result_of(config.space.artifact))
 
 
-def _space(config: SearchConfig, made: Space | Artifact, work: Work) -> Space:
+def _space(config: SearchConfig, made: FactorySpace | Artifact, work: Work) -> Space:
     if not isinstance(made, Artifact):
         return made
     asked = config.space.prune or config.space.bits

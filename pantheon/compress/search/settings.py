@@ -12,8 +12,8 @@ from pantheon.compress.prune.config import Name, RankingConfig
 from pantheon.compress.quantize.config import Bits, RoundingConfig
 from pantheon.config import Arguments, LearningConfig, LossConfig, Section
 
-Percent = Annotated[str, Field(pattern=r"^(100|[1-9]?[0-9](\.[0-9]+)?) ?%$")]
-"""A part of a whole, such as ``50 %``."""
+Percent = Annotated[str, Field(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4})? ?%$")]
+"""Of something else, such as ``50 %``."""
 
 Left = Annotated[float, Field(gt=0, le=1)]
 """A fraction that is left."""
@@ -84,8 +84,9 @@ class SearchSettings(Section):
     sample), ``parameters``, ``bytes`` and, where `latency` names a table, ``latency`` in
     milliseconds; of several, the best are a Pareto front. `limits` are the largest allowed costs,
     which are looked at before anything is trained; in percent, of what the model costs that the
-    space is made around. With `repair`, points beyond them are brought back within. `trials` is the
-    number of points that are trained. `strategy` chooses them, with `options` of its own.
+    space is made around, or that the factory makes with nothing chosen. With `repair`, points
+    beyond them are brought back within. `trials` is the number of points that are trained.
+    `strategy` chooses them, with `options` of its own.
     """
 
     score: ScoreConfig

@@ -118,7 +118,8 @@ class Search:
                 replace(work, folder=work.folder / "trials"),
                 name=self.name,
                 told={},
-                around=artifact.model,
+                whole=lambda: artifact.model,
+                even=True,
                 predictor=predictor_from(self.settings),
                 said=lambda trial: work.watcher.say(_line(trial)),
             )
