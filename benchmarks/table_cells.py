@@ -202,7 +202,7 @@ class Table:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(made, sort_keys=False))
         with (self.home / f"{folder}.log").open("a") as log:
-            self._pantheon("compress", str(path), "--resume", log=log)
+            run_pantheon(self.home, "compress", str(path), "--resume", log=log)
             if row in self.spec["teachers"]:
                 self._dump(row, log)
         self.results.mkdir(parents=True, exist_ok=True)
@@ -236,7 +236,7 @@ class Table:
         knowledge = self._knowledge(teacher)
         path = self.home / f"{knowledge}.yaml"
         path.write_text(yaml.safe_dump(self._teacher(teacher)))
-        self._pantheon("dump", str(path), str(knowledge), log=log)
+        run_pantheon(self.home, "dump", str(path), str(knowledge), log=log)
         self._dumped(teacher).touch()
 
     def weights(self, row: str, seed: int) -> str:
@@ -317,13 +317,18 @@ class Table:
         after = self._report(row, seed, 1)["after"]
         return {"cut": {name: after[name] for name in ("macs", "parameters", "metric")}}
 
-    def _pantheon(self, *arguments: str, log: Any) -> None:
-        """Run a command; its output goes to the cell's log."""
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "pantheon", *arguments]
-        done = subprocess.run(command, cwd=self.home, env=environment, stdout=log, stderr=log)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} failed; {log.name} says why")
+
+def run_pantheon(home: Path, *arguments: str, log: Any) -> None:
+    """Run a command of pantheon's in a folder; its output goes to a log.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pantheon", *arguments]
+    done = subprocess.run(command, cwd=home, env=environment, stdout=log, stderr=log)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed; {log.name} says why")
 
 
 def root_of(record: Mapping[str, Any]) -> str:
