@@ -19,6 +19,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.pruners import MedianPruner
@@ -319,6 +320,27 @@ def test_what_is_written_is_what_optuna_reads(postgres: Server, tmp_path: Path) 
         assert fresh.get_all_trials(study._study_id) == expected
         assert [fresh.get_trial(trial._trial_id) for trial in expected] == expected
         optunas.engine.dispose()
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage")
+def test_whoever_reads_a_running_trial_knows_what_was_noted_last(postgres: Server) -> None:
+    url = postgres.fresh()
+    with looked_at(url) as study, closing(storage_at(url, 1, 3)) as other:
+        first, second = (
+            optuna.load_study(study_name=study.study_name, storage=other) for _ in range(2)
+        )
+        study.tell(study.ask(), 0.0)
+        trial = study.ask()
+        for step in range(3):
+            trial.report(float(step), step)
+            time.sleep(0.1)
+            for reader in (first, second, first):
+                seen = reader.get_trials()[1]
+                assert list(seen.intermediate_values) == list(range(step + 1))
+        study.tell(trial, 1.0)
+        time.sleep(0.1)
+        assert [r.get_trials()[1].state for r in (first, second)] == [TrialState.COMPLETE] * 2
+        assert other.get_all_trials(study._study_id)[1].state == TrialState.COMPLETE
 
 
 def test_a_waiting_trial_is_taken_once(url: str) -> None:
