@@ -48,15 +48,8 @@ class Kind(IntEnum):
 
 
 WHOLE = """
-WITH marked AS (
- SELECT *, concat_ws(' ', trial_id, state,
-  (SELECT count(*) FROM trial_params AS p WHERE p.trial_id = t.trial_id),
-  (SELECT count(*) FROM trial_user_attributes AS u WHERE u.trial_id = t.trial_id),
-  (SELECT count(*) FROM trial_system_attributes AS s WHERE s.trial_id = t.trial_id),
-  (SELECT count(*) FROM trial_intermediate_values AS i WHERE i.trial_id = t.trial_id)) AS mark
- FROM trials AS t WHERE {which}),
-chosen AS (SELECT * FROM marked WHERE NOT mark = ANY(:marks))
-SELECT {TRIAL}, trial_id, number, CAST(state AS VARCHAR), mark,
+WITH chosen AS (SELECT * FROM trials WHERE {which})
+SELECT {TRIAL}, trial_id, number, CAST(state AS VARCHAR), CAST('' AS VARCHAR),
  CAST(extract(epoch FROM datetime_start) AS FLOAT),
  CAST(extract(epoch FROM datetime_complete) AS FLOAT) FROM chosen
 UNION ALL SELECT {PARAM}, trial_id, param_id, param_name, distribution_json, param_value, NULL
@@ -72,11 +65,7 @@ UNION ALL SELECT {STEP}, trial_id, step, CAST(intermediate_value_type AS VARCHAR
  FROM trial_intermediate_values WHERE trial_id IN (SELECT trial_id FROM chosen)
 ORDER BY 2, 1, 3
 """
-"""Trials and all that belongs to them: what, whose, in which order, name, JSON, two numbers.
-
-A trial's own row has its mark in place of JSON: what a reader knows of it tells by it whether there
-is more. Those whose marks are given are left out.
-"""
+"""Trials and all that belongs to them: what, whose, in which order, name, JSON, two numbers."""
 
 
 def _whole(which: str) -> TextClause:
@@ -156,9 +145,6 @@ class LeanStorage(PatientStorage):
 
     def __init__(self, url: str, patience: float, **more: Any) -> None:
         self._local = _Own()
-        # Of running trials, for whoever read last: a cache of Optuna's, by its set of such trials.
-        self._reader: set[int] | None = None
-        self._marks: dict[int, str] = {}
         super().__init__(url, patience, **more)
 
     def asked(self, ask: Callable[[], T]) -> T:
@@ -210,10 +196,10 @@ class LeanStorage(PatientStorage):
         """A trial as it is now."""
         if (own := self._own(trial_id)) is not None:
             return copy.deepcopy(own)
-        found = self.asked(lambda: self._read(ONE, trial=trial_id, marks=[]))
+        found = self.asked(lambda: self._read(ONE, trial=trial_id))
         if not found:
             raise KeyError(f"there is no trial {trial_id}")
-        return found[0][1]
+        return found[0]
 
     def _own(self, trial_id: int) -> FrozenTrial | None:
         own = self._local.own
@@ -235,8 +221,8 @@ class LeanStorage(PatientStorage):
             at = time.time()
             now = datetime.fromtimestamp(at, UTC).replace(tzinfo=None)
             told = connection.execute(MADE, {"study": study_id, "now": now}).one()
-        row = (Kind.TRIAL, told.trial_id, told.number, TrialState.RUNNING.name, "", at, None)
-        return _frozen([row])[1]
+        row = (Kind.TRIAL, told.trial_id, told.number, TrialState.RUNNING.name, None, at, None)
+        return _frozen([row])
 
     def _set_trial_param(
         self,
@@ -316,23 +302,16 @@ class LeanStorage(PatientStorage):
     ) -> list[FrozenTrial]:
         reader, at = self._local.read
         if reader is included_trial_ids and time.monotonic() - at < AT_ONCE:
-            return []
+            return []  # To the same cache of Optuna's, which keeps what it knows in this set.
         older = [each for each in included_trial_ids if each <= trial_id_greater_than]
         told = {"study": study_id, "after": trial_id_greater_than, "open": older or [-1]}
-        if self._reader is not included_trial_ids:
-            self._reader, self._marks = included_trial_ids, {}
-        marks = list(self._marks.values())
         # What this thread noted is its own affair so far.
-        found = super().asked(lambda: self._read(NEWS, **told, marks=marks))
+        found = super().asked(lambda: self._read(NEWS, **told))
         self._local.read = (included_trial_ids, time.monotonic())
-        for mark, trial in found:
-            self._marks[trial._trial_id] = mark
-            if trial.state.is_finished():
-                del self._marks[trial._trial_id]
-        return [trial for _, trial in found if states is None or trial.state in states]
+        return found if states is None else [trial for trial in found if trial.state in states]
 
-    def _read(self, which: TextClause, **told: Any) -> list[tuple[str, FrozenTrial]]:
-        """Some trials, in their order, with their marks."""
+    def _read(self, which: TextClause, **told: Any) -> list[FrozenTrial]:
+        """Some trials, in their order."""
         with self.engine.connect() as connection:
             rows: list[Any] = list(connection.execute(which, told))
         return [_frozen(own) for _, own in groupby(rows, lambda row: row[1])]
@@ -368,9 +347,9 @@ def _when(seconds: float | None) -> datetime | None:
     return None if seconds is None else datetime.fromtimestamp(seconds)
 
 
-def _frozen(rows: Iterable[Row]) -> tuple[str, FrozenTrial]:
-    """A trial's mark, and the trial as Optuna has it; from its row and those that belong to it."""
-    (_, trial_id, place, name, mark, begun, ended), *rest = rows
+def _frozen(rows: Iterable[Row]) -> FrozenTrial:
+    """A trial as Optuna has it, from its row and those of all that belongs to it."""
+    (_, trial_id, place, name, _, begun, ended), *rest = rows
     made = FrozenTrial(
         number=place,
         state=TrialState[name],
@@ -402,4 +381,4 @@ def _frozen(rows: Iterable[Row]) -> tuple[str, FrozenTrial]:
                 made.intermediate_values[place] = value
     if values:
         made.values = values
-    return str(mark), made
+    return made
