@@ -12,7 +12,11 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 
+from pantheon.compress.artifact import Artifact
+from pantheon.compress.macs import macs
+from pantheon.nets import mobilenet_v2
 from tests.examples.readme import ROOT
 
 SMALL = "{hold: true, cache: runs/vision/patches, classes: 4, train: 24, validation: 8, test: 8}"
@@ -36,16 +40,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = text.replace("every: 100", "every: 2")
         text = text.replace("validation: 1000", "validation: 16, ratios: [0.3, 0.6]")
         text = text.replace("stage: diagnose", "stage: diagnose\n    validation: 16")
+        if "trials:" in text:
+            text = text.replace("classes: 100", "classes: 4, width: 0.35").replace("10000", "64")
+            text = text.replace("validation: 2000", "validation: 16")
+            # Its table would take minutes.
+            text = re.sub(r"latency: \{table.*\n", "", text).replace("latency: 80 %", "macs: 80 %")
+            text = re.sub(r"trials: \d+", "trials: 3", text)
         if "stages:" in text:
             text = re.sub(r"\nthreads: .*", "", text) + "threads: 1\nlatency: {seconds: 0.1}\n"
         (tmp_path / "examples" / "vision" / path.name).write_text(text)
     return tmp_path
 
 
-def compress(folder: Path, pipeline: str) -> str:
-    """What the command says of a pipeline of the example."""
+def pantheon(folder: Path, command: str, file: str) -> str:
+    """What a command says of a file of the example."""
     done = subprocess.run(
-        [sys.executable, "-m", "pantheon", "compress", f"examples/vision/{pipeline}"],
+        [sys.executable, "-m", "pantheon", command, f"examples/vision/{file}"],
         cwd=folder,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -58,7 +68,7 @@ def compress(folder: Path, pipeline: str) -> str:
 
 @pytest.mark.timeout(280)
 def test_one_command_distils_from_two_teachers_prunes_and_exports(folder: Path) -> None:
-    compress(folder, "prune.yaml")
+    pantheon(folder, "compress", "prune.yaml")
     run = folder / "runs" / "vision" / "distil"
     report = json.loads((run / "1-distil" / "report.json").read_text())
     assert report["samples"] == 4 * 24
@@ -81,7 +91,7 @@ def test_one_command_distils_from_two_teachers_prunes_and_exports(folder: Path) 
 
 @pytest.mark.timeout(280)
 def test_one_command_goes_the_whole_way_to_integers(folder: Path) -> None:
-    said = compress(folder, "pipeline.yaml")
+    said = pantheon(folder, "compress", "pipeline.yaml")
     run = folder / "runs" / "vision" / "pipeline"
     stages = ("1-distil", "2-prune", "3-recover", "4-quantize", "5-tune", "6-diagnose", "7-export")
     reports = {name: json.loads((run / name / "report.json").read_text()) for name in stages}
@@ -99,3 +109,14 @@ def test_one_command_goes_the_whole_way_to_integers(folder: Path) -> None:
     assert "test part, int8: agrees with the result on" in said
     page = (run / "report.html").read_text()
     assert all(part in page for part in ("Pruning", "Quantization", "with one layer rounded"))
+
+
+@pytest.mark.timeout(280)
+def test_one_command_searches_with_a_worker_on_each_core(folder: Path) -> None:
+    said = pantheon(folder, "search", "search.yaml")
+    assert len(re.findall(r"^search: trial \d+ scored  top1 ", said, re.MULTILINE)) == 3
+    run = folder / "runs" / "vision"
+    assert (run / "knowledge-resnet" / "manifest.json").exists()
+    (best,) = (run / "search" / "best").iterdir()
+    whole = macs(mobilenet_v2(4, width=0.35), torch.zeros(1, 3, 32, 32)).total
+    assert macs(Artifact.load(best).model, torch.zeros(1, 3, 32, 32)).total <= 0.8 * whole
