@@ -78,7 +78,7 @@ def correlation(results: Sequence[Result], draws: int = 10_000) -> tuple[float, 
     chance, found = np.random.default_rng(0), list[float]()
     while len(found) < draws:
         some = chance.integers(len(results), size=len(results))
-        if len(set(some)) > 2:
+        if min(len({*short[some]}), len({*whole[some]})) > 1:
             found.append(stats.spearmanr(short[some], whole[some]).statistic)
     low, high = np.quantile(found, [0.025, 0.975])
     return float(stats.spearmanr(short, whole).statistic), float(low), float(high)
@@ -125,27 +125,28 @@ def judge(winners: Winners, results: Sequence[Result]) -> bool:
 
 
 def results_of(winners: Winners) -> list[Result]:
-    """All nets as they were trained.
+    """All nets as they were trained, by the seeds that all of them have.
 
     Raises:
-        SystemExit: some are missing.
+        SystemExit: these are fewer than two.
     """
-    times, found = winners.time(), []
-    for net in winners.nets:
-        every = [winners.record(net, seed) for seed in range(winners.spec["seeds"])]
-        records = [record for record in every if record]
-        if len(records) < len(every):
-            raise SystemExit(f"{net.name}: {len(records)} of {len(every)} seeds are trained")
-        found.append(
-            Result(
-                net,
-                np.array([record["regions"] for record in records]),
-                float(np.mean([record["validation"][winners.by] for record in records])),
-                times["milliseconds"][net.name],
-                times["beside"][net.name]["median"],
-            )
+    nets, times = winners.nets, winners.time()
+    every = {seed: [winners.record(net, seed) for net in nets] for seed in winners.seeds}
+    whole = [[each for each in records if each] for records in every.values() if all(records)]
+    if len(whole) < len(winners.seeds):
+        print(f"{len(whole)} of {len(winners.seeds)} seeds: the others are not trained yet")
+    if len(whole) < 2:
+        raise SystemExit("two seeds are needed at least")
+    return [
+        Result(
+            net,
+            np.array([record["regions"] for record in own]),
+            float(np.mean([record["validation"][winners.by] for record in own])),
+            times["milliseconds"][net.name],
+            times["beside"][net.name]["median"],
         )
-    return found
+        for net, own in zip(nets, zip(*whole, strict=True), strict=True)
+    ]
 
 
 def draw(results: Sequence[Result], file: Path) -> None:

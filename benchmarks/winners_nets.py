@@ -104,6 +104,11 @@ class Winners:
         return told
 
     @property
+    def seeds(self) -> range:
+        """Of the trainings."""
+        return range(self.spec["seeds"])
+
+    @property
     def by(self) -> str:
         """What points are judged by."""
         return next(iter(self.search.objectives))
@@ -197,7 +202,7 @@ class Winners:
 
     def train_all(self, jobs: int) -> None:
         """Train what is missing, one seed of every net before the next."""
-        cells = [(net, seed) for seed in range(self.spec["seeds"]) for net in self.nets]
+        cells = [(net, seed) for seed in self.seeds for net in self.nets]
         left = [cell for cell in cells if self.record(*cell) is None]
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
             runs = [pool.submit(self.train, *cell) for cell in left]
