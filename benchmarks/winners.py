@@ -135,6 +135,9 @@ def results_of(winners: Winners) -> list[Result]:
     whole = [[each for each in records if each] for records in every.values() if all(records)]
     if len(whole) < len(winners.seeds):
         print(f"{len(whole)} of {len(winners.seeds)} seeds: the others are not trained yet")
+    for records in whole:
+        if len({str(each["taught"]) for each in records}) > 1:
+            print(f"seed {records[0]['seed']}: not all nets learned from the same dump")
     if len(whole) < 2:
         raise SystemExit("two seeds are needed at least")
     return [

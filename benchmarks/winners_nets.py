@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ from pantheon.compress.search.space import Choice, Point, Space, point_at
 from pantheon.compress.search.task import Task, excess, keeps
 from pantheon.compress.search.trials import CHOSEN, FOUND, Fate, fate_of
 from pantheon.compress.search.worker import Worker
-from pantheon.config import load
+from pantheon.config import SourceConfig, load
 
 SPEC, RUNS = ROOT / "benchmarks" / "winners.yaml", Path("runs/winners")
 RESULTS = ROOT / "benchmarks" / "results" / "winners"
@@ -195,10 +196,21 @@ class Winners:
             "macs": report["after"]["macs"],
             "parameters": report["after"]["parameters"],
             "seconds": report["seconds"],
+            "taught": self.taught(),
             "torch": str(torch.__version__),
         }
         write_json(RESULTS / f"{net.name}-{seed}.json", found)
         print(f"{net.name}, seed {seed}: {test['top1']:.2f} % of the test views", flush=True)
+
+    def taught(self) -> dict[str, str]:
+        """Digests of the dumps that nets learn from, by teacher: another machine's may differ."""
+        sources = self.search.stream.teachers.items()
+        dumps = {name: given.to for name, given in sources if isinstance(given, SourceConfig)}
+        return {
+            name: hashlib.sha256(Path(ROOT, to, "manifest.json").read_bytes()).hexdigest()
+            for name, to in dumps.items()
+            if to
+        }
 
     def train_all(self, jobs: int) -> None:
         """Train what is missing, one seed of every net before the next."""
