@@ -91,6 +91,7 @@ def test_a_pipeline_goes_on_with_the_best_cut_and_the_best_bits(here: Path) -> N
     assert len(scored) == 6
     assert found["best"][0]["found"]["accuracy"] == max(e["found"]["accuracy"] for e in scored)
     assert all(each["costs"]["macs"] <= 0.6 * tuned.after.macs for each in scored)
+    assert found["limits"] == {"macs": pytest.approx(0.6 * tuned.after.macs)}
     assert found["samples"] == 6 * 64
     made = Artifact.load("whole/2-cut/artifact")
     (edit,) = made.edits
@@ -161,7 +162,7 @@ def test_a_search_around_an_artifact_finds_a_front(here: Path) -> None:
         ("prune: {", "prune: {keep: ['*'], ", "space.prune: "),
         ("macs: 80 %", "macs: 0 %", "limit of macs is 0"),
         ("macs: 80 %", "speed: 80 %", "there is no cost 'speed'"),
-        ("macs: 80 %", "macs: 180 %", "limits.macs"),
+        ("macs: 80 %", "macs: eighty %", "limits.macs"),
         (", losses: [{loss: cross_entropy}]", "", "it trains and has no losses"),
         ("{epochs: 1, losses", "{epochs: 0, losses", "nothing is trained; leave losses out"),
     ],

@@ -52,7 +52,8 @@ def test_points_the_best_so_far_and_the_front_are_drawn() -> None:
     section = shown(FIGURES)
     assert section is not None
     assert section.parts[1] == (
-        "By tpe, for top1 (maximise); a budget of 4: 3 scored, 1 infeasible, 1 diverged."
+        "By tpe, for top1 (maximise) within macs 6 M; a budget of 4: 3 scored, 1 infeasible, "
+        "1 diverged."
     )
     drawn = pictures(section)
     # All have as many parameters, so that there is no front against these.

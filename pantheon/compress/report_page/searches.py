@@ -59,7 +59,13 @@ def searched(name: str, figures: Any) -> Iterator[Part]:
     fates = Counter(str(trial.get("fate")) for trial in trials)
     counted = ", ".join(f"{count} {fate}" for fate, count in fates.items())
     wanted = ", ".join(f"{name} ({how})" for name, how in objectives.items())
-    yield f"By {found.get('strategy')}, for {wanted}; a budget of {found.get('budget')}: {counted}."
+    limits = numbers(mapping(found.get("limits")))
+    within = ", ".join(
+        f"{cost} {amount(most, UNITS.get(cost, ''))}" for cost, most in limits.items()
+    )
+    within = f" within {within}" if within else ""
+    budget = found.get("budget")
+    yield f"By {found.get('strategy')}, for {wanted}{within}; a budget of {budget}: {counted}."
     scored = [trial for trial in trials if trial.get("fate") == "scored"]
     first = numbers(mapping(_of(scored, "found")))
     measured = [key for key in objectives if key in first]
@@ -67,7 +73,7 @@ def searched(name: str, figures: Any) -> Iterator[Part]:
         lower = objectives[score] == "minimise"
         yield from _history(name, score, lower, scored)
         for cost in numbers(mapping(_of(scored, "costs"))):
-            yield from _front(name, score, lower, cost, scored, mapping(found.get("limits")))
+            yield from _front(name, score, lower, cost, scored, limits.get(cost))
     yield from _importance(name, numbers(found.get("importance")))
     yield from _best(_mappings(found.get("best")))
 
@@ -119,7 +125,7 @@ def _front(
     lower: bool,
     cost: str,
     scored: Sequence[Mapping[str, Any]],
-    limits: Mapping[str, Any],
+    limit: float | None,
 ) -> Iterator[Part]:
     """Scores against a cost, if points differ in it."""
     points = _points(scored, ("costs", cost), ("found", score))
@@ -137,7 +143,6 @@ def _front(
         drawstyle="steps-post",
         label="the front",
     )
-    limit = number(limits.get(cost))
     if limit is not None:
         axes.axvline(limit, color="#8c8c8c", ls="--", lw=1.2, label="the limit")
     unit = UNITS.get(cost, "")

@@ -33,7 +33,7 @@ from pantheon.compress.search.settings import (
     SearchSettings,
 )
 from pantheon.compress.search.space import Choice, Space, digest_of
-from pantheon.compress.search.storage import study_in
+from pantheon.compress.search.storage import LIMITS, study_in
 from pantheon.compress.search.task import Task, check_limits, directions, even_points
 from pantheon.compress.search.worker import Worker
 from pantheon.compress.stage import Work
@@ -267,6 +267,8 @@ def worker_from(
         sampler_from(settings, space.choices, work.seed),
         pruner_from(settings),
     )
+    if LIMITS not in study.user_attrs:
+        study.set_user_attr(LIMITS, dict(task.limits))
     return Worker(
         study=study,
         task=task,

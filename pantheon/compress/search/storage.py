@@ -30,6 +30,9 @@ VERSION = 1
 ABOUT = "pantheon.search"
 """The attribute of a study that says what it is about."""
 
+LIMITS = "pantheon.limits"
+"""The attribute of a study that has the largest allowed costs, none of them in percent."""
+
 ORIGIN = "pantheon.instead_of"
 """The attribute of a trial that makes up for a lost one: that one's number."""
 

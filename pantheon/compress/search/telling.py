@@ -10,6 +10,7 @@ from optuna.study import Study
 from pantheon.compress.search.building import scored_by
 from pantheon.compress.search.findings import best_of, importance_of, trials_of
 from pantheon.compress.search.settings import SearchSettings
+from pantheon.compress.search.storage import LIMITS
 
 
 def told_of(settings: SearchSettings, study: Study) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def told_of(settings: SearchSettings, study: Study) -> dict[str, Any]:
     names = list(settings.objectives)
     return {
         "objectives": dict(settings.objectives),
-        "limits": dict(settings.limits),
+        "limits": study.user_attrs.get(LIMITS, {}),
         "strategy": settings.strategy,
         "budget": settings.trials,
         "best": [asdict(each) for each in best_of(study)],
