@@ -31,7 +31,7 @@ from pantheon.compress.search.scoring import ShortTraining
 from pantheon.compress.search.search import searching
 from pantheon.compress.search.space import Choice, Point, Space, point_at
 from pantheon.compress.search.task import Task, excess, keeps
-from pantheon.compress.search.trials import CHOSEN, FOUND, Fate, fate_of
+from pantheon.compress.search.trials import CHOSEN, FOUND, Fate, Tally, fate_of
 from pantheon.compress.search.worker import Worker
 from pantheon.config import SourceConfig, load
 
@@ -118,10 +118,11 @@ class Winners:
         """The best points."""
         trials = worker.study.get_trials(deepcopy=False)
         scored = [trial for trial in trials if fate_of(trial) is Fate.SCORED]
-        if len(scored) < self.search.trials:
+        told = Tally.of(trials).told
+        if told < self.search.trials or len(scored) < self.spec["count"]:
             raise SystemExit(
-                f"{len(scored)} of {self.search.trials} points are scored; first run pantheon "
-                f"search {self.spec['search']}"
+                f"{told} of {self.search.trials} trials are done, and {len(scored)} have a score; "
+                f"first run pantheon search {self.spec['search']}"
             )
         scored.sort(key=lambda trial: -trial.user_attrs[FOUND][self.by])
         space = worker.task.space

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from typer.core import TyperGroup
 from pantheon.cli.compress import run_pipelines, undrawn
 from pantheon.cli.guard import guarded
 from pantheon.cli.output import numbers, progress, say_json, size, stdout
-from pantheon.cli.search_workers import STORAGE, workers_beside
+from pantheon.cli.search_workers import ENDING, STORAGE, workers_beside
 from pantheon.cli.serve import Json
 from pantheon.cli.stdin import stop_with_stdin
 from pantheon.compress.search.config import SearchConfig
@@ -61,6 +62,7 @@ Storage = Annotated[
 @search.command("run")
 @guarded
 def run(
+    context: typer.Context,
     file: File,
     storage: Storage = None,
     trials: Annotated[
@@ -82,7 +84,6 @@ def run(
     """
     config = _loaded(file, storage, trials=trials, workers=workers)
     if beside:
-        stop_with_stdin()
         _work_beside(config)
         return
     from pantheon.compress.building import needed
@@ -105,7 +106,7 @@ def run(
                 stdout.file.flush()
 
         with searching(config, said=lambda trial: said(line(trial))) as worker:
-            with workers_beside(file, config, said):
+            with workers_beside(file, config, context.find_root().params, said):
                 tally = worker.run()
             best = best_of(worker.study)
             kept = keep(worker.task.space, best, config.folder)
@@ -123,9 +124,12 @@ def run(
 
 
 def _work_beside(config: SearchConfig) -> None:
-    """Work on a search, and print nothing but a line for each trial."""
+    """Be one of another process's workers, and print nothing but a line for each trial."""
     from pantheon.compress.search.search import searching
 
+    stop_with_stdin(signal.SIGINT, ENDING)
+    # Metrics and health are the first one's, which has the port.
+    config = config.model_copy(update={"stream": config.stream.model_copy(update={"http": None})})
     with searching(config, said=lambda trial: print(line(trial), flush=True)) as worker:
         worker.run()
 

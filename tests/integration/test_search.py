@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +44,10 @@ def net(width=8, depth={}, act="relu", broken=False):
     if broken:
         nn.init.constant_(made[-1].bias, float("nan"))
     return made
+
+
+def wide(width):
+    return net(width)
 
 
 def big():
@@ -137,16 +145,24 @@ def test_a_search_trains_its_budget_and_tells_the_best(here: Path) -> None:
     assert told("search.yaml")["trials"]["scored"] == 8
 
 
+def together(here: Path, count: int) -> None:
+    """Have no trial end before so many processes have begun with one, or a minute is over."""
+    waiting = (
+        "def accuracy(model, stream):\n    import os, pathlib, time\n"
+        "    pathlib.Path(f'pid-{os.getpid()}').touch()\n    until = time.monotonic() + 60\n"
+        f"    while len(list(pathlib.Path().glob('pid-*'))) < {count}:\n"
+        "        assert time.monotonic() < until\n        time.sleep(0.05)\n"
+    )
+    Path("toys.py").write_text(CODE.replace("def accuracy(model, stream):\n", waiting))
+
+
 def test_several_processes_work_on_one_search(here: Path) -> None:
-    # One starts far sooner than the other, so the first trials are given time.
-    slow = CODE.replace("def accuracy(model, stream):\n", "def accuracy(model, stream):\n"
-                        "    import os, pathlib, time\n    time.sleep(0.3)\n"
-                        "    pathlib.Path(f'pid-{os.getpid()}').touch()\n")  # fmt: skip
-    Path("toys.py").write_text(slow)
-    Path("search.yaml").write_text(SEARCH + "workers: 2\n")
+    together(here, 3)
+    Path("search.yaml").write_text(
+        SEARCH.replace("stream:\n", "stream:\n  http: 127.0.0.1:0\n") + "workers: 2\n"
+    )
     said = ran("search.yaml", "--trials", "12", "--workers", "3")
     assert said.count(" scored  accuracy ") == 12
-    assert len(list(Path().glob("pid-*"))) == 3
     status = told("status", "search.yaml")
     assert status["told"] == 12
     assert not {"running", "waiting"} & set(status["trials"])
@@ -158,7 +174,47 @@ def test_a_worker_that_ends_with_an_error_is_told_of(
     text = CODE + "\n\nimport os, sys\nif '--beside' in sys.argv:\n    os._exit(7)\n"
     Path("toys.py").write_text(text)
     ran("search.yaml", "--workers", "2")
-    assert "worker 2 ended with status 7; what it was at is given to another" in caplog.text
+    assert "worker 2 ended with status 7; the search goes on without it" in caplog.text
+
+
+def test_a_worker_that_is_frozen_or_says_anything_holds_nobody_up(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    together(here, 2)
+    text = Path("toys.py").read_text() + (
+        "\n\nimport os, signal, sys\nif '--beside' in sys.argv:\n"
+        "    os.write(1, b'caf\\xe9\\n' + 100_000 * b'x')\n"
+        "    net_before = net\n"
+        "    def net(*args, **more):\n"
+        "        if list(__import__('pathlib').Path().glob('pid-*')):\n"
+        "            os.write(1, b'\\n')\n"
+        "            __import__('pathlib').Path('pid-frozen').touch()\n"
+        "            os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "        return net_before(*args, **more)\n"
+    )
+    Path("toys.py").write_text(text)
+    Path("search.yaml").write_text(SEARCH + "grace: 3\n")
+    said = ran("search.yaml", "--workers", "2")
+    assert "caf\ufffd" in said
+    assert said.count(" scored  accuracy ") == 8
+    assert "worker 2 has nothing left to do, and is ended" in caplog.text
+
+
+def test_ctrl_c_ends_all_workers_and_leaves_nothing_running(here: Path) -> None:
+    together(here, 99)
+    command = [sys.executable, "-m", "pantheon", "search", "search.yaml", "--workers", "3"]
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": "."}) as process:
+        end = time.monotonic() + 60
+        while len(list(Path().glob("pid-*"))) < 3:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    for path in Path().glob("pid-*"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.name.removeprefix("pid-")), 0)
+    assert "running" not in told("status", "search.yaml")["trials"]
+    assert not list(Path("run/trials").iterdir())
 
 
 def test_the_same_search_finds_the_same_again(here: Path) -> None:
@@ -232,6 +288,11 @@ def test_limits_in_percent_are_of_the_net_with_nothing_chosen(here: Path) -> Non
         found = [int(n) for n in re.findall(rf" {fate} .* parameters (\d+) ", said)]
         assert found
         assert all((n <= 2.5 * own) is within for n in found)
+    text = SEARCH.replace("model: toys:net", "model: toys:wide").replace("700", "250 %")
+    text = re.sub(r"    (depth.layers|act): .*\n", "", text)
+    Path("search.yaml").write_text(text)
+    said = ran("search.yaml", status=2)
+    assert re.search("limits.parameters: in percent of .*'width'; give a number", said)
     Path("search.yaml").write_text(SEARCH.replace("parameters: 700", "speed: 50 %"))
     assert "limits.speed: there is no cost 'speed'; expected one" in ran("search.yaml", status=2)
 

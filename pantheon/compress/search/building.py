@@ -155,7 +155,7 @@ def _limits(settings: SearchSettings, costs: Callable[[], Mapping[str, float]]) 
         if not isinstance(limit, str):
             found[name] = limit
             continue
-        whole = whole or costs()
+        whole = whole or _whole_costs(settings, name, costs)
         if name not in whole:
             raise ConfigError(
                 f"{settings.where('limits', name)}: there is no cost {name!r}; expected one of "
@@ -163,6 +163,18 @@ def _limits(settings: SearchSettings, costs: Callable[[], Mapping[str, float]]) 
             )
         found[name] = whole[name] * float(limit.rstrip(" %")) / 100
     return found
+
+
+def _whole_costs(
+    settings: SearchSettings, name: str, costs: Callable[[], Mapping[str, float]]
+) -> Mapping[str, float]:
+    try:
+        return costs()
+    except ConfigError as error:
+        raise ConfigError(
+            f"{settings.where('limits', name)}: in percent of what costs nothing can be told of: "
+            f"{error}; give a number, or the factory defaults for what is chosen"
+        ) from error
 
 
 def scored_by(settings: SearchSettings) -> str:
