@@ -48,7 +48,7 @@ class Net:
 
     Args:
         name: what it is called here.
-        kind: ``winner``, ``chance`` or ``width``.
+        kind: ``winner``, ``chance``, ``width``, or ``ranked``, by chance and trained once.
         args: of the factory.
         score: what a short training, as the search's, came to.
     """
@@ -72,42 +72,53 @@ class Winners:
 
     @cached_property
     def nets(self) -> list[Net]:
-        """The nets, which are chosen once."""
-        if not NETS.exists():
+        """The nets, each of which is chosen once."""
+        found = [Net(**told) for told in json.loads(NETS.read_text())] if NETS.exists() else []
+        if len(found) < len(self.spec["widths"]) + self.spec["count"] + self.spec["ranked"]:
             RESULTS.mkdir(parents=True, exist_ok=True)
-            write_json(NETS, [asdict(net) for net in self._chosen()])
-        return [Net(**told) for told in json.loads(NETS.read_text())]
+            found = self._chosen({net.name: net for net in found})
+            write_json(NETS, [asdict(net) for net in found])
+        return found
 
-    def _chosen(self) -> list[Net]:
-        """The best points of the search, others by chance, and the paper's net in other widths."""
+    def _chosen(self, known: Mapping[str, Net]) -> list[Net]:
+        """The best points of the search, others by chance, and the paper's net in other widths.
+
+        Args:
+            known: those that were chosen before, by name.
+        """
         with searching(self.search) as worker:
-            best = self._best(worker)
             space, short = worker.task.space, worker.task.score
             assert isinstance(short, ShortTraining)
             args, choice = self.search.space.model_args, Choice("width", self.spec["widths"])
             wide = FactorySpace(FACTORY, args, (choice,), self.search.seed)
+            best, others = self._best(worker), self._by_chance(worker.task)
+            widths = [(f"width-{width}", {"width": n}) for n, width in enumerate(choice.values)]
+            some = self.spec["count"]
             asked: list[tuple[str, str, Space, Point]] = [
                 *((f"winner-{n}", "winner", space, point) for n, point in enumerate(best, 1)),
                 *(
-                    (f"chance-{n}", "chance", space, point)
-                    for n, point in enumerate(self._by_chance(worker.task), 1)
+                    (f"chance-{n}", "chance" if n <= some else "ranked", space, point)
+                    for n, point in enumerate(others, 1)
                 ),
-                *(
-                    (f"width-{width}", "width", wide, {"width": place})
-                    for place, width in enumerate(choice.values)
-                ),
+                *((name, "width", wide, point) for name, point in widths),
             ]
             told = []
             for name, kind, own, point in track(asked, "short scores"):
-                found = replace(short, space=own)(point, lambda step, value: None)
-                args = own.artifact(point).args
-                told.append(Net(name, kind, args, found[self.by]))
+                net = known.get(name)
+                if net is None:
+                    found = replace(short, space=own)(point, lambda step, value: None)
+                    net = Net(name, kind, own.artifact(point).args, found[self.by])
+                told.append(net)
         return told
 
+    def seeds(self, net: Net) -> range:
+        """Of a net's trainings."""
+        return range(1 if net.kind == "ranked" else self.spec["seeds"])
+
     @property
-    def seeds(self) -> range:
-        """Of the trainings."""
-        return range(self.spec["seeds"])
+    def judged(self) -> list[Net]:
+        """The nets that are trained with all seeds."""
+        return [net for net in self.nets if net.kind != "ranked"]
 
     @property
     def by(self) -> str:
@@ -131,7 +142,7 @@ class Winners:
     def _by_chance(self, task: Task) -> list[Point]:
         """Points by chance within the limits."""
         chance, found = np.random.default_rng(0), list[Point]()
-        while len(found) < self.spec["count"]:
+        while len(found) < self.spec["ranked"]:
             point = {c.name: int(chance.integers(len(c.values))) for c in task.space.choices}
             if keeps(excess(task.costs(point), task.limits)):
                 found.append(point)
@@ -215,7 +226,8 @@ class Winners:
 
     def train_all(self, jobs: int) -> None:
         """Train what is missing, one seed of every net before the next."""
-        cells = [(net, seed) for seed in self.seeds for net in self.nets]
+        cells = [(net, seed) for net in self.nets for seed in self.seeds(net)]
+        cells.sort(key=lambda cell: cell[1])
         left = [cell for cell in cells if self.record(*cell) is None]
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
             runs = [pool.submit(self.train, *cell) for cell in left]
@@ -237,7 +249,7 @@ class Winners:
         images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
         calls = {}
         with tempfile.TemporaryDirectory() as folder:
-            for net in sorted(self.nets, key=lambda net: net.name != BASE):
+            for net in sorted(self.judged, key=lambda net: net.name != BASE):
                 file = Path(folder, f"{net.name}.onnx")
                 model = Artifact.make(FACTORY, net.args).model.eval()
                 Export(dynamic_batch=False).write(model, images, file)

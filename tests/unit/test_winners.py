@@ -29,10 +29,8 @@ def test_the_line_is_straight_between_widths_and_ends_with_them(at: float, top1:
 
 
 def test_short_scores_that_order_nets_as_they_end_correlate() -> None:
-    nets = [result(str(n), "chance", top1, 1, score=top1**2) for n, top1 in enumerate(range(9))]
-    assert correlation(nets, 100)[0] == pytest.approx(1)
-    turned = [result(str(n), "chance", n, 1, score=-n) for n in range(9)]
-    assert correlation(turned, 100) == pytest.approx((-1, -1, -1))
+    assert correlation(range(9), [n**2 for n in range(9)], 100)[0] == pytest.approx(1)
+    assert correlation(range(9), range(9, 0, -1), 100) == pytest.approx((-1, -1, -1))
 
 
 @pytest.mark.parametrize(
