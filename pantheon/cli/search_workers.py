@@ -50,6 +50,7 @@ def workers_beside(
         for each in beside:
             stack.callback(each.end)
         for each in beside:
+            stack.callback(each.stop)  # All of them, before the first is waited for.
             each.begin(command, environment)
         yield
         end = time.monotonic() + config.grace
@@ -97,15 +98,19 @@ class _Beside:
         except subprocess.TimeoutExpired:
             logger.warning("worker %d has nothing left to do, and is ended", self._number)
 
-    def end(self) -> None:
-        """End it and what it began, if it has not ended."""
+    def stop(self) -> None:
+        """Tell it to end, once: told twice it would leave at once."""
         self._stopping.set()
+        if self._process is not None:
+            self._process.send_signal(signal.SIGINT)
+
+    def end(self) -> None:
+        """Wait for its end, and end it and what it began if that takes long."""
         process = self._process
         if process is None:
             return
         assert process.stdin is not None
         assert process.stdout is not None
-        process.send_signal(signal.SIGINT)
         try:
             process.wait(ENDING)
         except subprocess.TimeoutExpired:
