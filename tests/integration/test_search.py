@@ -156,6 +156,7 @@ def together(here: Path, count: int) -> None:
     Path("toys.py").write_text(CODE.replace("def accuracy(model, stream):\n", waiting))
 
 
+@pytest.mark.timeout(150)
 def test_several_processes_work_on_one_search(here: Path) -> None:
     together(here, 3)
     Path("search.yaml").write_text(
@@ -168,6 +169,7 @@ def test_several_processes_work_on_one_search(here: Path) -> None:
     assert not {"running", "waiting"} & set(status["trials"])
 
 
+@pytest.mark.timeout(150)
 def test_a_worker_that_ends_with_an_error_is_told_of(
     here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -177,6 +179,7 @@ def test_a_worker_that_ends_with_an_error_is_told_of(
     assert "worker 2 ended with status 7; the search goes on without it" in caplog.text
 
 
+@pytest.mark.timeout(150)
 def test_a_worker_that_is_frozen_or_says_anything_holds_nobody_up(
     here: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -200,6 +203,7 @@ def test_a_worker_that_is_frozen_or_says_anything_holds_nobody_up(
     assert "worker 2 has nothing left to do, and is ended" in caplog.text
 
 
+@pytest.mark.timeout(150)
 def test_ctrl_c_ends_all_workers_and_leaves_nothing_running(here: Path) -> None:
     together(here, 99)
     command = [sys.executable, "-m", "pantheon", "search", "search.yaml", "--workers", "3"]
