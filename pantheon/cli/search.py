@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from pantheon.compress.search.findings import Finding
+    from pantheon.compress.search.trials import Fate
 
 
 class _Runs(TyperGroup):
@@ -110,17 +111,21 @@ def run(
                 tally = worker.run()
             best = best_of(worker.study)
             kept = keep(worker.task.space, best, config.folder)
+    _tell(config.name, tally.fates, dict(zip(kept, best, strict=True)), json)
+    if not json:
+        stdout.print(_page(file, config, worker.study), markup=False)
+
+
+def _tell(name: str, fates: Mapping[Fate, int], best: Mapping[Path, Finding], json: bool) -> None:
+    """Say what a search came to, and where the best points' models are."""
     if json:
-        told = {fate.value: count for fate, count in tally.fates.items()}
-        found = [
-            {**asdict(each), "artifact": str(path)} for each, path in zip(best, kept, strict=True)
-        ]
-        say_json({"study": config.name, "trials": told, "best": found})
+        told = {fate.value: count for fate, count in fates.items()}
+        found = [{**asdict(each), "artifact": str(path)} for path, each in best.items()]
+        say_json({"study": name, "trials": told, "best": found})
         return
-    stdout.print(f"{config.name}: {counted(tally.fates)}", markup=False)
-    for finding, path in zip(best, kept, strict=True):
+    stdout.print(f"{name}: {counted(fates)}", markup=False)
+    for path, finding in best.items():
         stdout.print(f"best: {_finding(finding)}  {path}", markup=False)
-    stdout.print(_page(file, config, worker.study), markup=False)
 
 
 def _work_beside(config: SearchConfig) -> None:
