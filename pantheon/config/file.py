@@ -62,8 +62,6 @@ def _explain(
         return f"{line}: unknown key {key!r}{hint} Valid keys here: {', '.join(sorted(valid))}"
     if error["type"] == "missing":
         return f"{where}: {error['loc'][-1]!r} is missing; add it"
-    if error["type"] == "string_pattern_mismatch":
-        return f"{where}: expected package.module:function, found {error['input']!r}"
     message = error["msg"].removeprefix("Value error, ")
     told = isinstance(error["input"], dict | list) or repr(error["input"]) in message
     found = "" if told else f", found {error['input']!r}"

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr
 
 from pantheon.config.marked_yaml import Place
 
-Reference = Annotated[
-    str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$", examples=["package.module:function"])
-]
+
+def written(pattern: str, words: str) -> AfterValidator:
+    """Text of a form.
+
+    Args:
+        pattern: which all of it has to match.
+        words: what errors say was expected.
+    """
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"expected {words}")
+        return text
+
+    return AfterValidator(check)
+
+
+Reference = Annotated[str, written(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", "package.module:function")]
 """``package.module:function``: the user's own code, named in the user's own configuration."""
 
 Arguments = dict[str, Any]

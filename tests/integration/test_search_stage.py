@@ -162,7 +162,7 @@ def test_a_search_around_an_artifact_finds_a_front(here: Path) -> None:
         ("prune: {", "prune: {keep: ['*'], ", "space.prune: "),
         ("macs: 80 %", "macs: 0 %", "limit of macs is 0"),
         ("macs: 80 %", "speed: 80 %", "there is no cost 'speed'"),
-        ("macs: 80 %", "macs: eighty %", "limits.macs"),
+        ("macs: 80 %", "macs: eighty %", "limits.macs: expected percent, such as 50 %, found"),
         (", losses: [{loss: cross_entropy}]", "", "it trains and has no losses"),
         ("{epochs: 1, losses", "{epochs: 0, losses", "nothing is trained; leave losses out"),
     ],

@@ -10,11 +10,14 @@ from pydantic import Field, model_validator
 from pydantic.types import PositiveFloat, PositiveInt
 
 from pantheon.config import LearningConfig, LossConfig, Section
+from pantheon.config.section import written
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 """More than nothing and less than all."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Name = Annotated[
+    str, written(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", "up to 64 letters, digits, - and _")
+]
 """The name of a stage: part of the names of its files."""
 
 

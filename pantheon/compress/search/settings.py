@@ -11,8 +11,9 @@ from pydantic.types import NonNegativeInt, PositiveFloat, PositiveInt
 from pantheon.compress.prune.config import Name, RankingConfig
 from pantheon.compress.quantize.config import Bits, RoundingConfig
 from pantheon.config import Arguments, LearningConfig, LossConfig, Section
+from pantheon.config.section import written
 
-Percent = Annotated[str, Field(pattern=r"^[0-9]{1,4}(\.[0-9]{1,4})? ?%$")]
+Percent = Annotated[str, written(r"[0-9]{1,4}(\.[0-9]{1,4})? ?%", "percent, such as 50 %")]
 """Of something else, such as ``50 %``."""
 
 Left = Annotated[float, Field(gt=0, le=1)]
