@@ -13,16 +13,12 @@ disturbs a run only makes it longer.
 from __future__ import annotations
 
 import argparse
-import copy
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,16 +31,12 @@ from pantheon.compress.latency import compare_latency
 from pantheon.compress.loaded import Loaded
 from pantheon.compress.onnx_model import in_onnxruntime
 from pantheon.compress.openvino_runtime import float_layers, in_openvino
-from pantheon.compress.quantize.calibrating import calibrate
-from pantheon.compress.quantize.edit import RoundTensors, Weight
 from pantheon.compress.quantize.exported import float_operators
+from pantheon.compress.quantize.fitting import rounded_by
 from pantheon.compress.quantize.folding import foldable
 from pantheon.compress.quantize.integers import OneBatch, write_integers
-from pantheon.compress.quantize.observers import AbsMax
 from pantheon.compress.quantize.processor import saturates
-from pantheon.compress.quantize.rounding import Rounder
 from pantheon.compress.quantize.simulated import plain
-from pantheon.compress.quantize.spots import spots_of
 from pantheon.compress.turns import Candidate
 
 FASTER: dict[str, float | None] = {"resnet18": 2.3, "mobilenet_v1": 1.7, "mobilenet_v2": None}
@@ -54,30 +46,9 @@ SLOWER = 1.1
 """How many times the latency of ONNX Runtime's own quantization is allowed."""
 
 
-class Stream(list[Any]):
-    """Batches of images."""
-
-    def __init__(self, *images: Tensor) -> None:
-        super().__init__(map(self._batch, images))
-
-    @staticmethod
-    def _batch(images: Tensor) -> Any:
-        batch = SimpleNamespace(inputs=images, mask=torch.ones(len(images), dtype=torch.bool))
-        batch.to = lambda device: batch
-        return batch
-
-
 def trained(net: nn.Module, images: Tensor, steps: int) -> nn.Module:
     """A net that was calibrated, and trained for some steps through the rounding."""
-    spots = spots_of(net, images)
-    found = calibrate(net, spots, Stream(images), AbsMax)
-    weight = Weight(7 if saturates() else 8)
-    weights = {path: replace(weight, given=spots.given.get(path)) for path in spots.weights}
-    edit = RoundTensors(found.activations, weights)
-    model = edit.apply(copy.deepcopy(net))
-    rounders = [module for module in model.modules() if isinstance(module, Rounder)]
-    for rounder, threshold in zip(rounders, found.thresholds, strict=True):
-        rounder.start(threshold)
+    model = rounded_by(net, images)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     for _ in range(steps):
         optimizer.zero_grad()

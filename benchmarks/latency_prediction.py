@@ -1,16 +1,16 @@
 """How well latencies are predicted from operators that were measured one by one.
 
-Run ``python -m benchmarks.latency_prediction [--side 20] [--nets 12] [--picture FILE.png]``. A
-table is built on this machine from nets by chance of the spaces around MobileNetV1, MobileNetV2 and
-ResNet-18; other nets of these spaces are predicted by it, and measured: exported to ONNX, float32,
-in ONNX Runtime on one thread, in turns. Compared are a constant, the median of the nets that the
-table was calibrated on, and a line through their multiply-accumulates. Nets are timed by the
-processor's time of their thread, which other processes on the machine disturb less than that on the
-wall, at one pace: a yardstick beside every turn tells how fast the machine is. One net of each
-space that the table was calibrated on is timed again beside the nets that are predicted: by how
-much it takes longer than it did then is printed, and divided out. Exit status 1 if the
-nets' latencies span less than 3 times, half of the errors are above 10 %, Spearman's correlation is
-below 0.9, or a constant or the line is as good.
+Run ``python -m benchmarks.latency_prediction [--precision int8] [--picture FILE.png]``. A table is
+built on this machine from nets by chance of the spaces around MobileNetV1, MobileNetV2 and
+ResNet-18; other nets of these spaces are predicted by it, and measured: exported to ONNX, as real
+numbers or quantized, in ONNX Runtime on one thread, in turns. Compared are a constant, the median
+of the nets that the table was calibrated on, and a line through their multiply-accumulates. Nets
+are timed by the processor's time of their thread, which other processes on the machine disturb less
+than that on the wall, at one pace: a yardstick beside every turn tells how fast the machine is. One
+net of each space that the table was calibrated on is timed again beside the nets that are
+predicted: by how much it takes longer than it did then is printed, and divided out. Exit status 1
+if the nets' latencies span less than 3 times, half of the errors are above 10 %, Spearman's
+correlation is below 0.9, or a constant or the line is as good.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pantheon.compress.latency_table.building import Builder, Named, points, whole
+from pantheon.compress.latency_table.precision import PRECISIONS, REAL
 from pantheon.compress.latency_table.prediction import Predictor
 from pantheon.compress.macs import macs
 from pantheon.compress.search.factory_space import ready_made
@@ -71,7 +72,7 @@ def measure(
 ) -> tuple[Mapping[str, float], float]:
     """What nets take, and how many times longer those of the calibration do than they did."""
     again = list({net.name.split()[0]: net for net in known}.values())
-    timed = whole([*asked, *again], 1, builder.pace)
+    timed = whole([*asked, *again], 1, builder.pace, builder.table.conditions.precision)
     ratios = [timed[net.name] / builder.table.nets[net.name].milliseconds for net in again]
     return timed, float(np.median(ratios))
 
@@ -108,6 +109,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=20, help="of the images")
     parser.add_argument("--nets", type=int, default=12, help="that are predicted")
     parser.add_argument("--calibrating", type=int, default=12, help="nets that are calibrated on")
+    parser.add_argument("--precision", choices=PRECISIONS, default=REAL)
     parser.add_argument("--table", type=Path, help="where the table is kept, to go on with it")
     parser.add_argument("--picture", type=Path)
     given = parser.parse_args()
@@ -116,7 +118,8 @@ def main() -> None:
     start = time.perf_counter()
     known, asked = some(given.calibrating, given.side, 1), some(given.nets, given.side, 2)
     with tempfile.TemporaryDirectory() as folder:
-        builder = Builder(given.table or Path(folder, "table.json"))
+        file = given.table or Path(folder, "table.json")
+        builder = Builder(file, precision=given.precision)
         builder.calibrate(known)
         before = len(builder.table.entries)
         builder.cover(asked)

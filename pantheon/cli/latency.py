@@ -57,6 +57,9 @@ def build(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of a run.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Rows of a run.")] = 1,
+    precision: Annotated[
+        str, typer.Option(help="Of the numbers: float32, or int8 for models once quantized.")
+    ] = "float32",
     nets: Annotated[
         int, typer.Option(min=4, help="How many nets of each space are measured whole.")
     ] = 12,
@@ -76,7 +79,7 @@ def build(
 
     spaces, target = _asked(file, net, shape, out, batch, json)
     with _told(target, json) as said:
-        builder = Builder(target, threads, batch, said)
+        builder = Builder(target, threads, batch, said, precision)
         for name, space, inputs in spaces:
             builder.calibrate(list(islice(points_of(space, name, inputs, 1), nets)))
             builder.cover(points_of(space, name, inputs, 2), points)

@@ -5,21 +5,31 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
+import onnxruntime
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from pantheon.cli import app
 from pantheon.compress.artifact import Artifact
+from pantheon.compress.latency_table.device import this_device
+from pantheon.compress.latency_table.emitting import Graph
+from pantheon.compress.latency_table.files import in_integers, write_net
 from pantheon.compress.latency_table.fusing import operators_of
 from pantheon.compress.latency_table.measuring import measured
 from pantheon.compress.latency_table.operators import ATTRIBUTES, Operator
 from pantheon.compress.latency_table.pace import Pace
+from pantheon.compress.latency_table.precision import PRECISIONS
 from pantheon.compress.latency_table.prediction import Predictor
-from pantheon.compress.latency_table.table import Table
+from pantheon.compress.latency_table.table import Conditions, Table
+from pantheon.compress.quantize.exported import float_operators
+from pantheon.compress.quantize.fitting import rounded_by
+from pantheon.errors import ConfigError
 from pantheon.nets import mobilenet_v2
 
 CODE = """
@@ -108,19 +118,60 @@ pow 1x7x32,1
 """
 
 
-def test_every_operator_can_be_measured() -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_operator_can_be_measured(precision: str) -> None:
     every = [Operator.read(text) for text in EVERY.strip().splitlines()]
     rest = [kind for kind in ATTRIBUTES if kind not in {operator.kind for operator in every}]
     every += [Operator(kind, ((1, 16, 6, 6),), {}) for kind in rest]
-    found = measured([every], 1, Pace(1))
+    found = measured([every], 1, Pace(1), precision)
     assert set(found) == set(every)
-    assert all(0 < timing.lower <= timing.upper for timing in found.values())
+    # What cuts off what no integer stands for is left out.
+    free = {"relu", "clip"} if precision == "int8" else set()
+    taken = {operator: t for operator, t in found.items() if t.upper or operator.kind not in free}
+    assert all(0 < timing.lower <= timing.upper for timing in taken.values())
+
+
+def test_what_a_quantized_model_has_as_integers_is_measured_so(tmp_path: Path) -> None:
+    net, images = mobilenet_v2(width=0.25).eval(), torch.randn(1, 3, 32, 32)
+    graph = Graph()
+    for number, operator in enumerate(operators_of(net, images).sequence):
+        graph.put(f"operator{number}", operator)
+    file, own = tmp_path / "operators.onnx", tmp_path / "net.onnx"
+    file.write_bytes(in_integers(graph.model(), graph.rounded, graph.feed()))
+    write_net(net, images, own, "int8")
+    kinds = [kinds_of(each) for each in (file, own)]
+    for kind in ("QLinearConv", "QLinearAdd", "QGemm", "ReduceMean", "Conv", "Clip", "Add", "Gemm"):
+        assert kinds[0][kind] == kinds[1][kind]
+    assert kinds[0]["QLinearConv"] == 52
+    assert [name for name, _ in float_operators(own)] == ["ReduceMean"]
+
+
+def kinds_of(file: Path) -> Counter[str]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(file.with_suffix(".optimized"))
+    onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+
+
+def test_a_table_of_integers(here: Path) -> None:
+    Path("search.yaml").write_text(SEARCH.replace("LIMIT", "1"))
+    built = ("latency", "build", "search.yaml", "--nets", "4", "--points", "60")
+    assert "nothing can be measured in 'int4'" in ran(*built, "--precision", "int4", status=2)
+    assert " int8 " in ran(*built, "--precision", "int8")
+    assert "precision='float32'" in ran(*built, status=1)
+    net, sample = Artifact.make("toys:net", {"width": 256}), torch.randn(1, 8)
+    found = Predictor.load(Path("table.json")).predict(net.model, sample)
+    assert found.measured == ()
+    # One that is quantized is the same.
+    quantized = rounded_by(net.model, sample)
+    assert Predictor.load(Path("table.json")).predict(quantized, sample) == found
+    real = Predictor(Table(Conditions(this_device())))
+    with pytest.raises(ConfigError, match="is quantized, and the table is of float32"):
+        real.predict(quantized, sample)
 
 
 def test_what_a_table_lacks_is_measured_and_kept(here: Path) -> None:
-    from pantheon.compress.latency_table.device import this_device
-    from pantheon.compress.latency_table.table import Conditions
-
     file = here / "table.json"
     Table(Conditions(this_device())).save(file)
     net, images = mobilenet_v2(width=0.5), torch.zeros(1, 3, 32, 32)

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from pantheon.compress.export import Export
 from pantheon.compress.inputs import fed, tensors
 from pantheon.compress.latency_table.device import this_device
+from pantheon.compress.latency_table.files import write_net
 from pantheon.compress.latency_table.fusing import Operators, operators_of
 from pantheon.compress.latency_table.measuring import SESSIONS, measured
 from pantheon.compress.latency_table.operators import Operator
 from pantheon.compress.latency_table.pace import Pace
+from pantheon.compress.latency_table.precision import REAL, check_precision
 from pantheon.compress.latency_table.table import Conditions, Net, Table
 from pantheon.compress.onnx_model import onnx_session
 from pantheon.compress.search.space import Space, digest_of, values_of
@@ -68,13 +69,15 @@ def _made(space: Space, point: dict[str, int]) -> torch.nn.Module:
     return space.artifact(point).model
 
 
-def whole(nets: Sequence[Named], threads: int, pace: Pace) -> Mapping[str, float]:
+def whole(
+    nets: Sequence[Named], threads: int, pace: Pace, precision: str = REAL
+) -> Mapping[str, float]:
     """Export nets and time them in turns: medians in milliseconds at a pace, by name."""
     calls = []
     with tempfile.TemporaryDirectory() as folder:
         for number, net in enumerate(nets):
             file = Path(folder, f"{number}.onnx")
-            Export(dynamic_batch=False).write(net.model().eval(), net.inputs, file)
+            write_net(net.model(), net.inputs, file, precision)
             session = onnx_session(file, threads)
             feed = fed(net.inputs, [each.name for each in session.get_inputs()])
             calls.append(partial(session.run, None, feed))
@@ -90,10 +93,11 @@ class Builder:
 
     Args:
         file: of the table.
-        threads, batch: of the table.
+        threads, batch, precision: of the table.
         said: told what is being done, how much of it is done, and how much there is.
 
     Raises:
+        ConfigError: there is no such precision.
         MismatchError: the file is of other conditions.
     """
 
@@ -103,9 +107,11 @@ class Builder:
         threads: int = 1,
         batch: int = 1,
         said: Callable[[str, int, int], None] = lambda what, done, of: None,
+        precision: str = REAL,
     ) -> None:
+        check_precision(precision)
         self.file, self._said = file, said
-        conditions = Conditions(this_device(), threads, batch)
+        conditions = Conditions(this_device(), threads, batch, precision)
         self.table = Table.load(file) if file.exists() else Table(conditions)
         if self.table.conditions != conditions:
             raise MismatchError(
@@ -122,13 +128,13 @@ class Builder:
             CompressionError: a net with operators that are not known.
         """
         left = [net for net in nets if net.name not in self.table.nets]
-        threads = self.table.conditions.threads
+        conditions = self.table.conditions
         for start in range(0, len(left), SESSIONS):
             self._said("nets", len(nets) - len(left) + start, len(nets))
             some = left[start : start + SESSIONS]
             found = {net.name: _operators(net) for net in some}
             self._measure([each.sequence for each in found.values()])
-            times = whole(some, threads, self.pace)
+            times = whole(some, conditions.threads, self.pace, conditions.precision)
             taken = {name: Net(times[name], found[name].counts) for name in found}
             self._save(self.table.extended(nets=taken))
         self._said("nets", len(nets), len(nets))
@@ -157,9 +163,9 @@ class Builder:
         lacking = {op for some in sets for op in some} - set(self.table.entries)
         wanted = [some for some in sets if lacking.intersection(some)]
         if wanted:
-            self._save(
-                self.table.extended(measured(wanted, self.table.conditions.threads, self.pace))
-            )
+            under = self.table.conditions
+            found = measured(wanted, under.threads, self.pace, under.precision)
+            self._save(self.table.extended(found))
 
     def _save(self, table: Table) -> None:
         self.table = table

@@ -36,6 +36,15 @@ def _area(operator: Operator) -> int:
     return math.prod(operator.attributes["kernel"])
 
 
+ROUNDED = (
+    "Conv", "ConvTranspose", "Gemm", "Add", "Mul", "Concat", "AveragePool", "MaxPool", "Relu",
+    "Clip", "Transpose", "Slice",
+)  # fmt: skip
+"""Nodes that a quantized model has as integers; but for those within `KEPT` operators."""
+
+KEPT = ("hard_swish", "silu")
+"""Operators that a quantized model computes with real numbers, though they have such nodes."""
+
 CHAINED = ("conv", "max_pool", "average_pool", "mean")
 """Operators that no runtime fuses with a convolution before them."""
 
@@ -56,11 +65,14 @@ class Graph:
         self._latest: dict[Shape, str] = {}
         self._answers: list[str] = []
         self._read: Counter[str] = Counter()
+        self._real: set[str] = set()
         self._chance = np.random.default_rng(0)
 
     def put(self, mark: str, operator: Operator) -> None:
         """Put an operator in, with what it is fused with."""
         writer = _Writer(self, mark)
+        if _stays_real(operator):
+            self._real.add(writer.mark)
         given = [self._given(writer, operator, shape) for shape in operator.shapes]
         name = _EMITTERS.get(operator.kind, _plain)(writer, operator, given)
         for kind in operator.after:
@@ -91,6 +103,12 @@ class Graph:
         opset = helper.make_opsetid("", OPSET)
         made = helper.make_model(graph, opset_imports=[opset], ir_version=VERSION)
         return bytes(made.SerializeToString())
+
+    @property
+    def rounded(self) -> list[str]:
+        """The names of the nodes that a quantized model has as integers."""
+        nodes = [node for node in self._nodes if node.op_type in ROUNDED]
+        return [node.name for node in nodes if not node.name.startswith(tuple(self._real))]
 
     def feed(self) -> dict[str, Any]:
         """What to run it with."""
@@ -154,6 +172,13 @@ class Graph:
         made = feeder.node("Conv", [given, weight], kernel_shape=[1, 1], group=shape[1])
         # Nothing is fused with a pool: what follows is in a kernel of its own.
         return feeder.node("MaxPool", [made], kernel_shape=[1, 1])
+
+
+def _stays_real(operator: Operator) -> bool:
+    """Whether a quantized model has it with real numbers, whatever nodes it is made of."""
+    if operator.kind == "conv_transpose":
+        return operator.of("groups") > 1
+    return operator.kind in KEPT or (1,) in operator.shapes
 
 
 class _Writer:

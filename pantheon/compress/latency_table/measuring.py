@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pantheon.compress.latency_table.emitting import Graph
+from pantheon.compress.latency_table.files import in_integers
 from pantheon.compress.latency_table.operators import Operator
 from pantheon.compress.latency_table.pace import Pace, Turn, middle
+from pantheon.compress.latency_table.precision import INTEGERS, REAL, check_precision
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,9 @@ Timings = dict[Operator, Timing]
 """By operator."""
 
 
-def measured(sets: Iterable[Sequence[Operator]], threads: int, pace: Pace) -> Timings:
+def measured(
+    sets: Iterable[Sequence[Operator]], threads: int, pace: Pace, precision: str = REAL
+) -> Timings:
     """Time operators in ONNX Runtime, in sets that take turns.
 
     The operators of a set are in one graph. What one takes depends on what else there is, which the
@@ -59,11 +63,16 @@ def measured(sets: Iterable[Sequence[Operator]], threads: int, pace: Pace) -> Ti
         sets: of operators; one that is in several of them is timed in all.
         threads: of a run.
         pace: that times are told at.
+        precision: of the numbers, one of `PRECISIONS`; integers with what rounds beside them.
+
+    Raises:
+        ConfigError: there is no such precision.
     """
+    check_precision(precision)
     every: dict[Operator, list[float]] = defaultdict(list)
     usual: dict[Operator, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
-        sessions = [_Session(some, threads, folder) for some in sets]
+        sessions = [_Session(some, threads, folder, precision) for some in sets]
         turns = pace.turns([session.run for session in sessions])
         for session, own in zip(sessions, turns, strict=True):
             times = session.times(own)
@@ -76,10 +85,12 @@ def measured(sets: Iterable[Sequence[Operator]], threads: int, pace: Pace) -> Ti
 class _Session:
     """Operators in one graph, which a runtime executes and profiles."""
 
-    def __init__(self, operators: Sequence[Operator], threads: int, folder: str) -> None:
+    def __init__(
+        self, operators: Sequence[Operator], threads: int, folder: str, precision: str
+    ) -> None:
         from onnxruntime import InferenceSession, SessionOptions
 
-        self.operators = operators
+        self.operators, self._precision = operators, precision
         graph = Graph()
         for number, operator in enumerate(operators):
             graph.put(f"operator{number}", operator)
@@ -87,8 +98,10 @@ class _Session:
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder, "profile"))
-        self._session = InferenceSession(graph.model(), options, providers=["CPUExecutionProvider"])
-        self._feed = graph.feed()
+        model, self._feed = graph.model(), graph.feed()
+        if precision == INTEGERS:
+            model = in_integers(model, graph.rounded, self._feed)
+        self._session = InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def run(self) -> None:
         """Run all operators once."""
@@ -100,7 +113,8 @@ class _Session:
             runs = _runs(json.load(file))
         found = np.array([[run[n] for n in range(len(self.operators))] for run in runs]) / 1000
         for operator, longest in zip(self.operators, found.max(axis=0), strict=True):
-            if not longest:
+            # As integers, an activation after another operator costs nothing.
+            if not longest and self._precision == REAL:
                 logger.warning("the runtime has left out %s; it counts nothing", operator)
         # The first run of a turn does not count.
         slower = [each for turn in turns for each in (0.0, *[turn.slower] * len(turn.times))]

@@ -17,7 +17,9 @@ from pantheon.compress.latency_table.fusing import Operators, operators_of
 from pantheon.compress.latency_table.measuring import Timing, measured
 from pantheon.compress.latency_table.operators import Operator
 from pantheon.compress.latency_table.pace import Pace
+from pantheon.compress.latency_table.precision import INTEGERS
 from pantheon.compress.latency_table.table import Table
+from pantheon.compress.quantize.simulated import is_quantized, plain
 from pantheon.errors import CompressionError, ConfigError, MismatchError
 
 logger = logging.getLogger(__name__)
@@ -85,11 +87,12 @@ class Predictor:
         """What a model will take.
 
         Args:
-            model: runs once in torch, on the CPU.
+            model: runs once in torch, on the CPU. By a table of integers, what it will take once it
+                is quantized; one that is quantized already has no other.
             inputs: of as many rows as the table's batch.
 
         Raises:
-            ConfigError: another number of rows.
+            ConfigError: another number of rows; or it is quantized, and the table of real numbers.
             CompressionError: operators that are neither known nor can be measured; names them.
         """
         asked = self.table.conditions.batch
@@ -98,6 +101,14 @@ class Predictor:
                 f"the inputs have {rows(inputs)} rows, and the table is of batches of {asked}; "
                 "give as many, or build a table with another batch"
             )
+        if is_quantized(model):
+            precision = self.table.conditions.precision
+            if precision != INTEGERS:
+                raise ConfigError(
+                    f"the {type(model).__name__} is quantized, and the table is of {precision}; "
+                    f"build one with --precision {INTEGERS}"
+                )
+            model = plain(model)
         return self.predicted(operators_of(model, inputs))
 
     def predicted(self, found: Operators) -> Prediction:
@@ -130,10 +141,11 @@ class Predictor:
                 f"{'; ...' if names[5:] else ''}"
             )
         logger.info("measuring %d operators that the table lacks", len(lacking))
-        threads = self.table.conditions.threads
-        self._pace = self._pace or Pace(threads, self.table.pace or None)
+        under = self.table.conditions
+        self._pace = self._pace or Pace(under.threads, self.table.pace or None)
         anchor = [self.table.anchor()] if self.table.nets else []
-        self._keep(measured([found.sequence, *anchor], threads, self._pace))
+        sets = [found.sequence, *anchor]
+        self._keep(measured(sets, under.threads, self._pace, under.precision))
         return names
 
     def _keep(self, timings: Mapping[Operator, Timing]) -> None:

@@ -16,6 +16,7 @@ from pantheon.compress.latency_table.calibration import FEWEST, Calibration, cal
 from pantheon.compress.latency_table.device import Device
 from pantheon.compress.latency_table.measuring import Timing
 from pantheon.compress.latency_table.operators import Operator
+from pantheon.compress.latency_table.precision import REAL
 from pantheon.errors import ConfigError, StoreError
 from pantheon.quote import quoted
 from pantheon.saving import whole_file
@@ -40,13 +41,13 @@ class Conditions:
         device: where it was measured.
         threads: of a run.
         batch: rows.
-        precision: of the numbers.
+        precision: of the numbers, see `PRECISIONS`.
     """
 
     device: Device
     threads: int = 1
     batch: int = 1
-    precision: str = "float32"
+    precision: str = REAL
 
 
 @dataclass(frozen=True, slots=True)
