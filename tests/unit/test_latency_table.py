@@ -301,21 +301,21 @@ def test_texts_that_are_no_tables_of_paddleslims(tmp_path: Path, text: str, said
         read_paddleslim(file)
 
 
+def once(sets: Any, threads: int, pace: Any, precision: str) -> dict[Operator, Timing]:
+    return {op: Timing(1.0, 1.0, 1.0, 9) for some in sets for op in some}
+
+
 def test_a_table_that_is_half_built_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
 
-    def timed(nets: Any, threads: int, pace: Any) -> dict[str, float]:
+    def timed(nets: Any, threads: int, pace: Any, precision: str) -> dict[str, float]:
         asked.extend(net.name for net in nets)
         return {net.name: 1.5 for net in nets}
 
     monkeypatch.setattr(building, "whole", timed)
-    monkeypatch.setattr(
-        building,
-        "measured",
-        lambda sets, threads, pace: {op: Timing(1.0, 1.0, 1.0, 9) for some in sets for op in some},
-    )
+    monkeypatch.setattr(building, "measured", once)
     every = [Named(f"net {n}", partial(nn.Linear, 4, n), torch.zeros(1, 4)) for n in range(1, 7)]
     file = tmp_path / "table.json"
     Builder(file).calibrate(every[:2])
@@ -326,6 +326,10 @@ def test_a_table_that_is_half_built_goes_on(
     assert set(Table.load(file).nets) == set(asked)
     with pytest.raises(MismatchError, match="give it another name"):
         Builder(file, batch=2)
+    with pytest.raises(MismatchError, match="precision='float32'"):
+        Builder(file, precision="int8")
+    with pytest.raises(ConfigError, match="the nearest are 'int8'"):
+        Builder(file, precision="int9")
 
 
 def test_a_space_is_covered_once_points_bring_nothing_new(
@@ -333,9 +337,9 @@ def test_a_space_is_covered_once_points_bring_nothing_new(
 ) -> None:
     times: list[int] = []
 
-    def timed(sets: Any, threads: int, pace: Any) -> dict[Operator, Timing]:
+    def timed(sets: Any, threads: int, pace: Any, precision: str) -> dict[Operator, Timing]:
         times.append(len(sets))
-        return {op: Timing(1.0, 1.0, 1.0, 9) for some in sets for op in some}
+        return once(sets, threads, pace, precision)
 
     monkeypatch.setattr(building, "measured", timed)
     args, choices = {"in_features": 4}, (Choice("out_features", tuple(range(1, 30))),)
