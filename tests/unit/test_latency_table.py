@@ -121,6 +121,15 @@ def test_an_operation_without_an_operator_is_named() -> None:
         "relu 1x9999999999",
         "relu ",
         "relu 1x2\n",
+        "relu -1x2",
+        "linear 1 out=2",
+        "linear 1x65536 out=65536",
+        "embedding 1x7 rows=65536 width=65536",
+        "conv 1x8x6x6 dilation=1x1 groups=0 kernel=3x3 out=16 pad=1x1 stride=2x2",
+        "conv 1x8x6x6 dilation=1x1 groups=1 kernel=3x3 out=16 pad=1x1 stride=0x2",
+        "conv 1x8x6x6 dilation=1x1 groups=1 kernel=3 out=16 pad=1x1 stride=2x2",
+        "conv 1x8x6x6 dilation=1x1 groups=1 kernel=9999x9999 out=9999 pad=1x1 stride=2x2",
+        "max_pool 1x8 kernel=3x3 pad=1x1 stride=2x2",
     ],
 )
 def test_texts_that_are_no_operators(text: str) -> None:

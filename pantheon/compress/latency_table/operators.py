@@ -42,6 +42,12 @@ FUSED = ("add", "relu", "clip", "leaky_relu", "sigmoid", "tanh", "hard_sigmoid")
 LARGEST = 1 << 30
 """Numbers of a tensor, or of a weight, at most."""
 
+AT_LEAST_ONE = ("dilation", "factors", "groups", "kernel", "out", "rows", "stride", "width")
+"""Attributes whose numbers are 1 or more."""
+
+WINDOW = ("dilation", "kernel", "more", "pad", "stride")
+"""Attributes that have a number for each side of what an operator is given."""
+
 LONGEST = 400
 """Characters of an operator's text at most."""
 
@@ -90,11 +96,7 @@ class Operator:
             )
         if wrong := [each for each in self.after if each not in FUSED]:
             raise ConfigError(f"{quoted(wrong[0])} is not fused with others")
-        if not self.shapes or any(math.prod(shape) > LARGEST for shape in self.shapes):
-            raise ConfigError(
-                f"the operator {self.kind} has shapes {quoted(self.shapes)}; expected one at "
-                f"least, of at most {LARGEST} numbers each"
-            )
+        _check_sizes(self)
 
     def __hash__(self) -> int:
         return hash(str(self))
@@ -130,6 +132,53 @@ class Operator:
             {name: _numbers(value) for name, value in named.items()},
             tuple(after),
         )
+
+
+def answer_of(operator: Operator) -> Shape:
+    """The shape of a convolution's answer.
+
+    Example:
+        >>> answer_of(Operator.read(
+        ...     "conv 1x3x8x8 dilation=1x1 groups=1 kernel=3x3 out=8 pad=1x1 stride=2x2"))
+        (1, 8, 4, 4)
+    """
+    a, (rows, _, *sides) = operator.attributes, operator.shapes[0]
+    made = [
+        (side + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
+        for side, pad, dilation, kernel, stride in zip(
+            sides, a["pad"], a["dilation"], a["kernel"], a["stride"], strict=True
+        )
+    ]
+    return (rows, operator.of("out"), *made)
+
+
+def _check_sizes(operator: Operator) -> None:
+    """Make sure that an operator can be, and is not too large to be made."""
+    kind, a, shapes = operator.kind, operator.attributes, operator.shapes
+    if not shapes or any(min(shape) < 0 or math.prod(shape) > LARGEST for shape in shapes):
+        raise ConfigError(
+            f"the operator {kind} has shapes {quoted(shapes)}; expected one at least, of at most "
+            f"{LARGEST} numbers each"
+        )
+    if small := [name for name in AT_LEAST_ONE if min(a.get(name, (1,))) < 1]:
+        raise ConfigError(f"the operator {kind} has {small[0]}={a[small[0]]}; expected 1 or more")
+    sides, least = len(shapes[0]) - 2, 0 if "out" in a else -2
+    if sides < least or any(len(a[name]) != sides for name in WINDOW if name in a):
+        raise ConfigError(f"the operator {quoted(str(operator))} does not fit its first shape")
+    if _weights(operator) > LARGEST:
+        raise ConfigError(
+            f"the operator {quoted(str(operator))} has {_weights(operator)} weights; expected at "
+            f"most {LARGEST}"
+        )
+
+
+def _weights(operator: Operator) -> int:
+    """How many numbers its weight has."""
+    a = operator.attributes
+    if operator.kind == "embedding":
+        return operator.of("rows") * operator.of("width")
+    inner = operator.shapes[0][1] // a.get("groups", (1,))[0] if "out" in a else 0
+    return inner * math.prod((*a.get("out", ()), *a.get("kernel", ())))
 
 
 _NUMBERS = r"-?\d{1,10}(x-?\d{1,10}){0,15}"

@@ -12,10 +12,9 @@ import torch
 
 from pantheon.compress.inputs import rows
 from pantheon.compress.latency_table.device import Device, this_device
-from pantheon.compress.latency_table.emitting import answer_of
 from pantheon.compress.latency_table.fusing import Operators, operators_of
 from pantheon.compress.latency_table.measuring import Timing, measured
-from pantheon.compress.latency_table.operators import Operator
+from pantheon.compress.latency_table.operators import Operator, answer_of
 from pantheon.compress.latency_table.pace import Pace
 from pantheon.compress.latency_table.precision import INTEGERS
 from pantheon.compress.latency_table.table import Table
