@@ -12,6 +12,8 @@ from pantheon.cli import app
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.pipeline import Pipeline, Summary
 from pantheon.compress.quantize.simulated import is_quantized
+from pantheon.compress.search.settings import SearchStageConfig
+from pantheon.compress.search.stage import Search
 from pantheon.compress.watcher import Watcher
 from tests.integration.test_search import here, told
 
@@ -113,6 +115,13 @@ def test_a_pipeline_goes_on_with_the_best_cut_and_the_best_bits(here: Path) -> N
             run("killed", Stopping(after), resume=Path("killed").exists())
     run("killed", resume=True)
     assert digests("killed") == digests("whole")
+
+
+@pytest.mark.parametrize("strategy", ["evolution", "cmaes", "tpe", "grid", "random"])
+def test_every_strategy_of_one_objective_searches_around_a_model(strategy: str) -> None:
+    stage = {"prune": {}, "objectives": {"a": "maximise"}, "strategy": strategy, "trials": 40}
+    found = Search.from_config(SearchStageConfig(stage="search", **stage, score={"epochs": 0}))
+    assert found.phase == "prune"
 
 
 AROUND = """

@@ -66,7 +66,8 @@ class Search:
             ConfigError: objectives, a strategy, a table, a criterion or losses that cannot be.
         """
         scored_by(config)
-        sampler_from(config, [Choice("any", (0, 1))], 0)  # The space is known when it runs.
+        # The space is known when it runs.
+        sampler_from(config, [Choice(name, (0, 1)) for name in ("any", "other")], 0)
         predictor_from(config)
         if config.prune is not None:
             losses_from(config.prune, ranked_from(config.prune))
