@@ -99,6 +99,23 @@ def test_evolution_forgets_the_oldest_however_good_it_was() -> None:
     assert {1, 2, 3, 4} <= parents
 
 
+@pytest.mark.parametrize("strategy", ["annealing", "evolution"])
+def test_a_study_that_begins_with_good_points_goes_on_from_them(strategy: str) -> None:
+    before = told([1, 3])
+    for number in range(2, 30):
+        near = sampler_of(strategy, CHOICES, 0, 40, starts=2).propose(before, number)
+        assert min(apart(near, each.point) for each in before) == 1
+        own = sampler_of(strategy, CHOICES, 0, 40, {"startup": 2}).propose(before, number)
+        assert own == near
+    # Without such points, and where it is told to, it begins by chance.
+    for sampler in (
+        sampler_of(strategy, CHOICES, 0, 40),
+        sampler_of(strategy, CHOICES, 0, 40, {"startup": 9}, starts=2),
+    ):
+        far = [sampler.propose(before, number) for number in range(2, 30)]
+        assert max(min(apart(f, each.point) for each in before) for f in far) > 1
+
+
 def test_cmaes_closes_in_on_the_best_of_ordered_choices() -> None:
     choices = [Choice(name, tuple(range(16))) for name in "abc"]
     best = {"a": 12, "b": 3, "c": 8}
@@ -126,6 +143,7 @@ def test_options_that_cannot_be() -> None:
         ("annealing", {"startup": 0}, "startup is 0"),
         ("annealing", {"temperature": 0.0}, "temperature 0.0"),
         ("evolution", {"population": 2, "tournament": 3}, "tournament 3"),
+        ("evolution", {"startup": 0}, "startup is 0"),
         ("evolution", {"people": 2}, "options of 'evolution' do not fit: .*people"),
         ("cmaes", {"sigma": 0.0}, "sigma is 0.0"),
         ("tpe", {"startup": 1}, "options of 'tpe' do not fit: .*startup"),

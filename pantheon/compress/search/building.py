@@ -197,8 +197,10 @@ def scored_by(settings: SearchSettings) -> str:
     return named[0]
 
 
-def sampler_from(settings: SearchSettings, choices: Sequence[Choice], seed: int) -> BaseSampler:
-    """What chooses points.
+def sampler_from(
+    settings: SearchSettings, choices: Sequence[Choice], seed: int, starts: int = 0
+) -> BaseSampler:
+    """What chooses points; `starts` are there from the beginning.
 
     Raises:
         ConfigError: no such strategy, or options that it does not have.
@@ -211,6 +213,7 @@ def sampler_from(settings: SearchSettings, choices: Sequence[Choice], seed: int)
             settings.trials,
             settings.options,
             len(settings.objectives),
+            starts,
         )
     except ConfigError as error:
         raise ConfigError(f"{settings.where('strategy')}: {error}") from error
@@ -271,12 +274,13 @@ def worker_from(
     """
     task = task_from(settings, space, work, whole, predictor)
     check_limits(task, work.seed)
+    starts = even_points(task) if even else []
     study = study_in(
         storage,
         name,
         {"space": digest_of(space), **about(settings, predictor), "seed": work.seed, **told},
         directions(settings.objectives),
-        sampler_from(settings, space.choices, work.seed),
+        sampler_from(settings, space.choices, work.seed, len(starts)),
         pruner_from(settings),
     )
     if LIMITS not in study.user_attrs:
@@ -288,6 +292,6 @@ def worker_from(
         seed=work.seed,
         # A grid has the points within the limits anyway.
         repair=settings.repair and settings.strategy != "grid",
-        starts=even_points(task) if even else (),
+        starts=starts,
         **more,
     )

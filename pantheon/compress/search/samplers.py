@@ -150,6 +150,9 @@ STRATEGIES: Mapping[str, Maker] = {
 }
 """By the name that a configuration gives."""
 
+GROWING = ("annealing", "evolution")
+"""Strategies that change points that were good, so that a good one is all that they need."""
+
 SINGLE = ("annealing", "evolution", "cmaes")
 """Strategies that know one objective."""
 
@@ -161,6 +164,7 @@ def sampler_of(
     trials: int,
     options: Options | None = None,
     objectives: int = 1,
+    starts: int = 0,
 ) -> BaseSampler:
     """The sampler of a strategy.
 
@@ -171,6 +175,8 @@ def sampler_of(
         trials: the budget, which defaults are made for.
         options: of the strategy, by the names that its class gives them; Optuna's by Optuna's.
         objectives: how many there are.
+        starts: points that the study begins with, which those of `GROWING` go on from: they begin
+            with none by chance, unless options say so.
 
     Raises:
         ConfigError: no such strategy, one for a single objective where there are several, or
@@ -190,8 +196,11 @@ def sampler_of(
             f"the strategy {strategy!r} has one objective, and the search {objectives}; take "
             f"{', '.join(name for name in STRATEGIES if name not in SINGLE)}"
         )
+    given = dict(options or {})
+    if starts and strategy in GROWING:
+        given.setdefault("startup", starts)
     try:
-        return STRATEGIES[strategy](choices, seed, trials, options or {})
+        return STRATEGIES[strategy](choices, seed, trials, given)
     except (TypeError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise

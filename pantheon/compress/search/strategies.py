@@ -187,11 +187,19 @@ class RegularizedEvolution(Strategy):
 
     Args:
         population: how many of the last points live.
-        tournament: how many of these, by chance, the best is taken of.
+        tournament: how many of these, by chance, the best is taken of; of all where fewer live.
+        startup: points by chance at first; by default the whole population. With fewer it grows
+            from them.
     """
 
     def __init__(
-        self, choices: Sequence[Choice], seed: int, *, population: int = 16, tournament: int = 4
+        self,
+        choices: Sequence[Choice],
+        seed: int,
+        *,
+        population: int = 16,
+        tournament: int = 4,
+        startup: int | None = None,
     ) -> None:
         super().__init__(choices, seed)
         if not 1 <= tournament <= population:
@@ -199,15 +207,18 @@ class RegularizedEvolution(Strategy):
                 f"population is {population} and tournament {tournament}; expected a tournament of "
                 "1 or more, and at most the population"
             )
+        if startup is not None and startup < 1:
+            raise ConfigError(f"startup is {startup}; expected 1 or more")
         self.population, self.tournament = population, tournament
+        self.startup = population if startup is None else startup
 
     def propose(self, before: Sequence[Told], number: int) -> Point:
         """A child of the tournament's best, or by chance at first."""
         chance = self.chance(number)
-        if len(before) < self.population:
+        if len(before) < self.startup:
             return self.anywhere(chance)
         living = before[-self.population :]
-        drawn = chance.choice(len(living), self.tournament, replace=False)
+        drawn = chance.choice(len(living), min(self.tournament, len(living)), replace=False)
         best = max((living[i] for i in drawn), key=lambda told: told.score)
         return self.unseen(best.point, before, chance)
 
