@@ -174,6 +174,10 @@ def _with(told: dict[str, Any], value: Any, *place: str) -> dict[str, Any]:
         (lambda t: _with(t, [1, 1, 1, 9], "operators", "sort 1x2"), "no operator 'sort'"),
         (lambda t: _without(t, "operators", "relu 1x2"), "net 'net 1' has 'relu 1x2'"),
         (lambda t: _with(t, 0, "nets", "net 1", "milliseconds"), "'net 1' takes 0"),
+        (
+            lambda t: _with(t, 10**9, "nets", "net 1", "operators", "relu 1x2"),
+            "1000000001 operators; expected",
+        ),
         (lambda t: [t], "the table is"),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -265,10 +266,15 @@ def test_a_step_that_learns_finds_where_to_clip() -> None:
 # ---- models
 
 
-def made(bits: int, by: str = "fixed") -> Artifact:
-    artifact = Artifact.make("tests.unit.test_quantize_model:Net")
-    spots = spots_of(artifact.model, IMAGES)
-    found = calibrate(artifact.model, spots, Stream(IMAGES), AbsMax, bits=bits, by=by)
+def made(
+    bits: int, by: str = "fixed", images: Tensor = IMAGES, net: nn.Module | None = None
+) -> Artifact:
+    """A copy of a net that rounds to ``bits``, calibrated with ``images``."""
+    net = net or Net()
+    artifact = Artifact.make(f"{type(net).__module__}:{type(net).__qualname__}")
+    artifact.model.load_state_dict(net.state_dict())
+    spots = spots_of(artifact.model, images[:4])
+    found = calibrate(artifact.model, spots, Stream(images), AbsMax, bits=bits, by=by)
     artifact.edit(RoundTensors(found.activations, dict.fromkeys(spots.weights, Weight(bits))))
     for rounder, threshold in zip(rounders(artifact.model), found.thresholds, strict=True):
         rounder.start(threshold)
@@ -279,45 +285,74 @@ def rounders(model: nn.Module) -> list[Rounder]:
     return [m for m in model.modules() if isinstance(m, Rounder)]
 
 
+class Digits(nn.Module):
+    """Two convolutions and a head, for images [rows, 1, 8, 8]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1, stride=2)
+        self.head = nn.Linear(128, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        made: Tensor = self.head(F.relu(self.conv(F.relu(self.stem(images)))).flatten(1))
+        return made
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[nn.Module, Tensor, Tensor]:
+    """A net trained on written digits; the images it has seen, and others."""
+    torch.manual_seed(0)
+    found = load_digits()
+    rows = torch.randperm(len(found.images))
+    images = torch.tensor(found.images, dtype=torch.float32)[rows, None] / 16
+    labels, seen = torch.tensor(found.target)[rows], 1200
+    net = tuned(Digits(), images[:seen], labels[:seen], steps=200, rate=1e-2)
+    assert float((net(images[seen:]).argmax(1) == labels[seen:]).float().mean()) > 0.9
+    return net, images[:seen], images[seen:]
+
+
 def divergence(model: nn.Module, teacher: Tensor, images: Tensor) -> Tensor:
     found = F.log_softmax(model(images), 1)
     return F.kl_div(found, F.log_softmax(teacher, 1), log_target=True, reduction="batchmean")
 
 
-def tuned(model: nn.Module, images: Tensor, teacher: Tensor) -> nn.Module:
-    """Trained to answer what the teacher does."""
-    model.train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for _ in range(150):
+def tuned(
+    model: nn.Module, images: Tensor, truth: Tensor, *, steps: int = 100, rate: float = 1e-3
+) -> nn.Module:
+    """Trained to answer what a teacher does, or with labels."""
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        rows = torch.randperm(len(images), generator=generator)[:128]
+        if truth.is_floating_point():
+            loss = divergence(model, truth[rows], images[rows])
+        else:
+            loss = F.cross_entropy(model(images[rows]), truth[rows])
         optimizer.zero_grad()
-        loss = divergence(model, teacher, images)
         loss.backward()
         optimizer.step()
+        schedule.step()
     return model.eval()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ROUNDERS)
-def test_training_through_the_rounding_agrees_with_the_teacher_more(by: str) -> None:
-    torch.manual_seed(0)
-    net = Net().eval()
-    with torch.no_grad():
-        nn.init.normal_(net.head.weight, std=4.0)
-    images, held = torch.randn(2, 64, 3, 8, 8)
+def test_training_through_the_rounding_agrees_with_the_teacher_more(
+    digits: tuple[nn.Module, Tensor, Tensor], by: str
+) -> None:
+    net, images, held = digits
     with torch.no_grad():
         teacher, truth = net(images), net(held)
     found = {}
     for bits in (8, 4):
-        artifact = made(bits, by)
-        state = {n: v for n, v in net.state_dict().items() if n.startswith("head.weight")}
-        artifact.model.head.parametrizations.weight.original.data = state["head.weight"].clone()
+        artifact = made(bits, by, images[:64], net)
         before = copy.deepcopy(artifact.model).eval()
         after = tuned(artifact.model, images, teacher)
         with torch.no_grad():
             found[bits] = [float(divergence(m, truth, held)) for m in (before, after)]
-    # Extremes at run time begin with less of an error.
-    less = 0.9 if by == "dynamic" else 0.8
-    assert found[4][1] < less * found[4][0], "4 bits: better than without training"
+    assert found[4][1] < 0.8 * found[4][0], "4 bits: better than without training"
     assert found[8][1] <= found[8][0] + 0.02 * found[4][0], "8 bits: at least as good"
 
 

@@ -29,6 +29,9 @@ LARGEST = 64 << 20
 MOST, MOST_NETS = 200_000, 10_000
 """Operators and nets of a table at most."""
 
+LARGEST_NET = 20_000
+"""Operators of a whole net at most, repetitions as well."""
+
 SLOWEST = 1e8
 """Milliseconds of anything at most."""
 
@@ -289,6 +292,10 @@ def _net(value: Any, where: str, entries: Mapping[Operator, Timing]) -> Net:
     }
     if lacking := [str(operator) for operator in counts if operator not in entries]:
         raise ConfigError(f"{where} has {quoted(lacking[0])}, which the table does not")
-    if time == 0 or not sum(counts.values()):
-        raise ConfigError(f"{where} takes {time} ms for {len(counts)} operators; expected more")
+    total = sum(counts.values())
+    if time == 0 or not 0 < total <= LARGEST_NET:
+        raise ConfigError(
+            f"{where} takes {time} ms for {total} operators; expected more than 0 ms, and 1 to "
+            f"{LARGEST_NET} operators"
+        )
     return Net(time, counts)
