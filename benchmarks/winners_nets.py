@@ -157,7 +157,8 @@ class Winners:
         return {
             "model": FACTORY,
             "model_args": dict(net.args),
-            "stream": stream | {"parts": PARTS, "seed": seed},
+            "stream": stream
+            | {"parts": PARTS, "seed": seed, "batch_size": self.spec["batch_size"]},
             "metric": self.search.metric,
             "test_metric": "examples.vision.metrics:by_region",
             "latency": {"seconds": 0.5},
