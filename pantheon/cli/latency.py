@@ -76,7 +76,9 @@ def build(
     """
     from pantheon.compress.latency_table.building import Builder
     from pantheon.compress.latency_table.building import points as points_of
+    from pantheon.compress.latency_table.precision import check_precision
 
+    check_precision(precision)
     spaces, target = _asked(file, net, shape, out, batch, json)
     with _told(target, json) as said:
         builder = Builder(target, threads, batch, said, precision)
@@ -121,6 +123,11 @@ def _searched(file: Path, out: Path | None, batch: int, json: bool) -> tuple[lis
     from pantheon.ranks import Ranks
 
     config = load(file, SearchConfig)
+    if config.space.bits is not None:
+        raise ConfigError(
+            f"{config.space.where('bits')}: a table has no times of fewer bits than 8, so that "
+            "all points would take as long; build the table by a search of nets"
+        )
     target = out or (config.latency.table if config.latency else None)
     if target is None:
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import sys
@@ -27,10 +28,15 @@ from pantheon.compress.latency_table.pace import Pace
 from pantheon.compress.latency_table.precision import PRECISIONS
 from pantheon.compress.latency_table.prediction import Predictor
 from pantheon.compress.latency_table.table import Conditions, Table
+from pantheon.compress.quantize.calibrating import calibrate
+from pantheon.compress.quantize.edit import RoundTensors, Weight
 from pantheon.compress.quantize.exported import float_operators
 from pantheon.compress.quantize.fitting import rounded_by
+from pantheon.compress.quantize.observers import AbsMax
+from pantheon.compress.quantize.spots import spots_of
 from pantheon.errors import ConfigError
 from pantheon.nets import mobilenet_v2
+from tests.unit.test_quantize_model import Stream
 
 CODE = """
 import torch
@@ -166,6 +172,13 @@ def test_a_table_of_integers(here: Path) -> None:
     # One that is quantized is the same.
     quantized = rounded_by(net.model, sample)
     assert Predictor.load(Path("table.json")).predict(quantized, sample) == found
+    refused = Predictor.load(Path("table.json"))
+    for bits, kept, said in ((4, (), "4 bits"), (8, ("0",), "keeps .* real")):
+        spots = spots_of(net.model, sample, keep=kept)
+        found = calibrate(net.model, spots, Stream(sample), AbsMax)
+        edit = RoundTensors(found.activations, dict.fromkeys(spots.weights, Weight(bits)))
+        with pytest.raises(ConfigError, match=said):
+            refused.predict(edit.apply(copy.deepcopy(net.model)), sample)
     real = Predictor(Table(Conditions(this_device())))
     with pytest.raises(ConfigError, match="is quantized, and the table is of float32"):
         real.predict(quantized, sample)

@@ -167,6 +167,10 @@ def _with(told: dict[str, Any], value: Any, *place: str) -> dict[str, Any]:
         (lambda t: _with(t, 2, "version"), "version 2; expected"),
         (lambda t: _with(t, 0, "conditions", "threads"), "expected 1 or more"),
         (lambda t: _with(t, "1", "conditions", "batch"), "conditions.batch is '1'"),
+        (
+            lambda t: _with(t, "INT8", "conditions", "precision"),
+            "measured in 'INT8'",
+        ),
         (lambda t: _without(t, "conditions", "device", "system"), "no key 'system'"),
         (lambda t: _with(t, [1.0], "operators", "relu 1x2"), "relu 1x2.*expected .time"),
         (lambda t: _with(t, [-1, 0, 0, 9], "operators", "relu 1x2"), "relu 1x2' takes -1"),

@@ -48,7 +48,7 @@ AT_LEAST_ONE = ("dilation", "factors", "groups", "kernel", "out", "rows", "strid
 WINDOW = ("dilation", "kernel", "more", "pad", "stride")
 """Attributes that have a number for each side of what an operator is given."""
 
-LONGEST = 400
+LONGEST = 4096
 """Characters of an operator's text at most."""
 
 
@@ -155,7 +155,9 @@ def answer_of(operator: Operator) -> Shape:
 def _check_sizes(operator: Operator) -> None:
     """Make sure that an operator can be, and is not too large to be made."""
     kind, a, shapes = operator.kind, operator.attributes, operator.shapes
-    if not shapes or any(min(shape) < 0 or math.prod(shape) > LARGEST for shape in shapes):
+    if not shapes or any(
+        min(shape, default=0) < 0 or math.prod(shape) > LARGEST for shape in shapes
+    ):
         raise ConfigError(
             f"the operator {kind} has shapes {quoted(shapes)}; expected one at least, of at most "
             f"{LARGEST} numbers each"
@@ -165,6 +167,11 @@ def _check_sizes(operator: Operator) -> None:
     sides, least = len(shapes[0]) - 2, 0 if "out" in a else -2
     if sides < least or any(len(a[name]) != sides for name in WINDOW if name in a):
         raise ConfigError(f"the operator {quoted(str(operator))} does not fit its first shape")
+    if not _TEXT.fullmatch(text := str(operator)) or len(text) > LONGEST:
+        raise ConfigError(
+            f"the operator {kind} has a text of {len(text)} characters, {quoted(text)}; expected "
+            f"at most {LONGEST}, 256 shapes, and numbers of 10 digits"
+        )
     if _weights(operator) > LARGEST:
         raise ConfigError(
             f"the operator {quoted(str(operator))} has {_weights(operator)} weights; expected at "
@@ -183,7 +190,7 @@ def _weights(operator: Operator) -> int:
 
 _NUMBERS = r"-?\d{1,10}(x-?\d{1,10}){0,15}"
 _TEXT = re.compile(
-    rf"[a-z_]+ {_NUMBERS}(,{_NUMBERS}){{0,63}}( [a-z]+={_NUMBERS})*( \+ [a-z_]+){{0,4}}", re.ASCII
+    rf"[a-z_]+ {_NUMBERS}(,{_NUMBERS}){{0,255}}( [a-z]+={_NUMBERS})*( \+ [a-z_]+){{0,4}}", re.ASCII
 )
 
 

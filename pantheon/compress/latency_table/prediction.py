@@ -18,6 +18,8 @@ from pantheon.compress.latency_table.operators import Operator, answer_of
 from pantheon.compress.latency_table.pace import Pace
 from pantheon.compress.latency_table.precision import INTEGERS
 from pantheon.compress.latency_table.table import Table
+from pantheon.compress.quantize.calibrating import met_spots
+from pantheon.compress.quantize.scales import activation_scales, dynamic_sites, weight_scales
 from pantheon.compress.quantize.simulated import is_quantized, plain
 from pantheon.errors import CompressionError, ConfigError, MismatchError
 
@@ -87,11 +89,13 @@ class Predictor:
 
         Args:
             model: runs once in torch, on the CPU. By a table of integers, what it will take once it
-                is quantized; one that is quantized already has no other.
+                is quantized by default; or it is so already.
             inputs: of as many rows as the table's batch.
 
         Raises:
-            ConfigError: another number of rows; or it is quantized, and the table of real numbers.
+            ConfigError: another number of rows; or it is quantized, and the table of real numbers,
+                or in a way that the table does not have: fewer bits, thresholds at run time, or
+                layers that stay real.
             CompressionError: operators that are neither known nor can be measured; names them.
         """
         asked = self.table.conditions.batch
@@ -107,7 +111,7 @@ class Predictor:
                     f"the {type(model).__name__} is quantized, and the table is of {precision}; "
                     f"build one with --precision {INTEGERS}"
                 )
-            model = plain(model)
+            model = _plain(model, inputs)
         return self.predicted(operators_of(model, inputs))
 
     def predicted(self, found: Operators) -> Prediction:
@@ -203,3 +207,25 @@ def _check_device(device: Device, other: bool, file: Path | None) -> bool:
             "(--other-device, other_device: true)"
         )
     return False
+
+
+def _plain(model: torch.nn.Module, inputs: Any) -> torch.nn.Module:
+    """A quantized model with real numbers.
+
+    Raises:
+        ConfigError: it has fewer bits than integers have, thresholds that are found at run time, or
+            layers that stay real, though they need not.
+    """
+    weights, _ = weight_scales(model), activation_scales(model)
+    if late := [str(site) for site in dynamic_sites(model)]:
+        raise ConfigError(
+            f"the {type(model).__name__} finds thresholds at run time, as of {late[0]}, which the "
+            "table has no times of; quantize it with thresholds that are fixed"
+        )
+    made = plain(model)
+    if real := [path for path in met_spots(made, inputs).weights if path not in weights]:
+        raise ConfigError(
+            f"the {type(model).__name__} keeps {', '.join(real[:5])} real, and the table has "
+            "integers for what can have them; predict the model with real numbers, or measure it"
+        )
+    return made

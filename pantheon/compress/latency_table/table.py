@@ -16,7 +16,7 @@ from pantheon.compress.latency_table.calibration import FEWEST, Calibration, cal
 from pantheon.compress.latency_table.device import Device
 from pantheon.compress.latency_table.measuring import Timing
 from pantheon.compress.latency_table.operators import Operator
-from pantheon.compress.latency_table.precision import REAL
+from pantheon.compress.latency_table.precision import REAL, check_precision
 from pantheon.errors import ConfigError, StoreError
 from pantheon.quote import quoted
 from pantheon.saving import whole_file
@@ -257,9 +257,11 @@ def _conditions(value: Any) -> Conditions:
     whole = {name: strict.whole(found[name], f"conditions.{name}") for name in ("threads", "batch")}
     if 0 in whole.values():
         raise ConfigError(f"conditions has {whole}; expected 1 or more")
+    precision = strict.text(found["precision"], "conditions.precision")
+    check_precision(precision)
     return Conditions(
         Device(**{name: strict.text(device[name], f"device.{name}") for name in names}),
-        precision=strict.text(found["precision"], "conditions.precision"),
+        precision=precision,
         **whole,
     )
 
