@@ -48,6 +48,7 @@ class Wide:
 
     choices = tuple(Choice(name, tuple(range(10))) for name in "abcdef")
     told: Mapping[str, Any] = {"wide": 1}
+    start = None
 
     def canonical(self, point: Point) -> Point:
         """Every point is another model."""

@@ -60,6 +60,7 @@ class Tabulated:
 
     choices: tuple[Choice, ...]
     rows: Mapping[Any, tuple[Mapping[str, float], Mapping[str, float]]]
+    start: None = None
 
     @classmethod
     def read(cls) -> Tabulated:

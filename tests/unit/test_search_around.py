@@ -13,10 +13,13 @@ from pantheon.compress.prune.cutting import Ranked
 from pantheon.compress.quantize.simulated import is_quantized
 from pantheon.compress.quantize.stage import MADE, Bits, Quantize
 from pantheon.compress.search.bits_space import BitsSpace
+from pantheon.compress.search.building import factory_space
+from pantheon.compress.search.config import SpaceConfig
 from pantheon.compress.search.costs import costs_of, static_costs, stored_bytes
+from pantheon.compress.search.factory_space import READY, ready_made
 from pantheon.compress.search.pruning_space import PruningSpace
 from pantheon.compress.search.space import digest_of, point_at
-from pantheon.compress.search.task import Task, even_points
+from pantheon.compress.search.task import Task, first_points
 from pantheon.errors import ConfigError
 from tests.unit.test_prune_stage import NET, work
 
@@ -72,7 +75,7 @@ def test_a_search_for_a_cut_begins_with_even_ones_at_the_limit() -> None:
     inputs = torch.zeros(1, 3, 8, 8)
     limits = {"macs": 0.45 * costs_of(base.model, inputs)["macs"]}
     costs = static_costs(space, inputs)
-    even, filled = even_points(Task(space, {"a": "maximise"}, unscored, costs, limits))
+    even, filled = first_points(Task(space, {"a": "maximise"}, unscored, costs, limits))
     assert len({space.choices[0].values[place] for place in even.values()}) == 1
     first, second, third = even
     for name in even:
@@ -82,9 +85,41 @@ def test_a_search_for_a_cut_begins_with_even_ones_at_the_limit() -> None:
     for name in (first, second, third):
         if filled[name] == even[name]:
             assert costs(filled | {name: even[name] + 1})["macs"] > limits["macs"]
-    (most,) = even_points(Task(space, {"a": "maximise"}, unscored, costs))
+    (most,) = first_points(Task(space, {"a": "maximise"}, unscored, costs))
     assert space.artifact(most).digest() == base.digest()
-    assert even_points(Task(space, {"a": "maximise"}, unscored, costs, {"macs": 1})) == []
+    assert first_points(Task(space, {"a": "maximise"}, unscored, costs, {"macs": 1})) == []
+
+
+@pytest.mark.parametrize("net", READY)
+def test_a_search_around_a_net_begins_at_it_or_smaller_within_the_limits(net: str) -> None:
+    space = ready_made(net, {"classes": 10, "stem_stride": 1})
+    inputs = torch.zeros(1, 3, 32, 32)
+    costs = static_costs(space, inputs)
+    paper = costs_of(space.base().model, inputs)
+    (start,) = first_points(Task(space, {"a": "maximise"}, unscored, costs))
+    assert costs(start) == paper
+    assert first_points(Task(space, {"a": "maximise"}, unscored, costs, paper)) == [start]
+    half = {"macs": 0.5 * paper["macs"]}
+    even, filled = first_points(Task(space, {"a": "maximise"}, unscored, costs, half))
+    assert costs(even)["macs"] < costs(filled)["macs"] <= half["macs"]
+    assert all(even[name] <= filled[name] <= start[name] for name in start)
+
+
+def test_what_a_search_begins_at_is_told() -> None:
+    config = {
+        "model": "torch.nn:Linear",
+        "choices": {"in_features": [1, 2], "out_features": [3, 4]},
+    }
+    assert factory_space(SpaceConfig(**config), 0).start is None
+    told = {"in_features": 2, "out_features": 3}
+    space = factory_space(SpaceConfig(**config, start=told), 0)
+    assert space.start == {"in_features": 1, "out_features": 0}
+    with pytest.raises(ConfigError, match="start: choice 'out_features' has no value 5"):
+        factory_space(SpaceConfig(**config, start=told | {"out_features": 5}), 0)
+    own = {"stages.0.channels": [8, 128]}
+    ready = factory_space(SpaceConfig(net="resnet18", choices=own), 0).start
+    assert ready is not None
+    assert (ready["stages.0.channels"], ready["stages.1.channels"]) == (1, 2)
 
 
 def unscored(point: Any, report: Any) -> dict[str, float]:

@@ -154,3 +154,35 @@ def test_options_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match="cmaes needs two ordered choices, and the space has 1"):
         sampler_of("cmaes", CHOICES[1:], 0, 40)
     assert len(STRATEGIES) == 8
+
+
+@pytest.mark.parametrize("strategy", ["annealing", "evolution"])
+def test_a_search_that_begins_at_a_point_goes_on_from_it_at_once(strategy: str) -> None:
+    sampler = sampler_of(strategy, CHOICES, 0, 40, starts=2)
+    assert isinstance(sampler, SimulatedAnnealing | RegularizedEvolution)
+    (before,) = told([85.0])
+    assert apart(sampler.propose([before], 2), before.point) == 1
+
+
+def test_a_temperature_is_of_more_points_than_a_search_begins_with() -> None:
+    walk = sampler_of("annealing", CHOICES, 0, 40, starts=1)
+    assert isinstance(walk, SimulatedAnnealing)
+    places = [
+        [
+            walk.stands(told([unit * each for each in SCORES[:count]])).number
+            for count in range(1, 9)
+        ]
+        for unit in (1.0, 0.01, 100.0)
+    ]
+    assert places[0] == places[1] == places[2]
+    taken = {
+        SimulatedAnnealing(CHOICES, seed, startup=1, warming=5, cooling=0.99)
+        .stands(told([85.0, 80.0, 83.0, 81.0, 84.5]))
+        .number
+        for seed in range(20)
+    }
+    assert 0 in taken
+    assert 4 in taken
+
+
+SCORES = (85.0, 82.0, 84.0, 86.0, 83.0, 87.0, 84.0, 82.0)

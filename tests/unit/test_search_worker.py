@@ -39,6 +39,7 @@ class Toy:
             Choice("kind", ("relu", "swish"), ordered=False),
         )
         self.told: Mapping[str, Any] = {"toy": 1}
+        self.start: Point | None = None
 
     def canonical(self, point: Point) -> Point:
         return point | {"a": min(point["a"], 3)}

@@ -15,7 +15,7 @@ from pantheon.compress.quantize.fitting import fit
 from pantheon.compress.quantize.observers import observer
 from pantheon.compress.quantize.spots import Spots
 from pantheon.compress.quantize.stage import Bits, Quantize
-from pantheon.compress.search.space import Choice, Point, check_choices
+from pantheon.compress.search.space import Choice, Point, check_choices, highest
 from pantheon.compress.stage import Work
 from pantheon.compress.together import SEED
 
@@ -91,6 +91,11 @@ class BitsSpace:
             "samples": self.stage.samples,
         }
         return {"round": self.base.digest(), "how": how, "both": self.both}
+
+    @property
+    def start(self) -> Point:
+        """The largest point."""
+        return highest(self.choices)
 
     def canonical(self, point: Point) -> Point:
         """The point itself."""

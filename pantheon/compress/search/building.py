@@ -32,9 +32,9 @@ from pantheon.compress.search.settings import (
     ScoreConfig,
     SearchSettings,
 )
-from pantheon.compress.search.space import Choice, Space, digest_of
+from pantheon.compress.search.space import Choice, Space, digest_of, highest, point_at
 from pantheon.compress.search.storage import LIMITS, study_in
-from pantheon.compress.search.task import Task, check_limits, directions, even_points
+from pantheon.compress.search.task import Task, check_limits, directions, first_points
 from pantheon.compress.search.worker import Worker
 from pantheon.compress.stage import Work
 from pantheon.compress.together import SEED, one_input
@@ -52,15 +52,22 @@ def factory_space(config: SpaceConfig, seed: int) -> FactorySpace:
     own = {name: _choice(name, values, config) for name, values in config.choices.items()}
     if config.net is not None:
         ready = ready_made(config.net, config.model_args, seed, where)
+        start = ready.start and {**ready.start, **highest(list(own.values()))}
         own = {choice.name: choice for choice in ready.choices} | own
         factory = ready.factory
     else:
         assert config.model is not None  # The configuration has one of the two.
-        factory = config.model
+        factory, start = config.model, None
     try:
-        return FactorySpace(factory, config.model_args, tuple(own.values()), seed, where)
+        space = FactorySpace(factory, config.model_args, tuple(own.values()), seed, where, start)
     except ConfigError as error:
         raise ConfigError(f"{config.where('choices')}: {error}") from error
+    if config.start is None:
+        return space
+    try:
+        return replace(space, start=point_at(space, config.start))
+    except ConfigError as error:
+        raise ConfigError(f"{config.where('start')}: {error}") from error
 
 
 def _choice(name: str, given: Any, config: SpaceConfig) -> Choice:
@@ -250,7 +257,6 @@ def worker_from(
     name: str,
     told: Mapping[str, Any],
     whole: Callable[[], nn.Module],
-    even: bool,
     predictor: Predictor | None = None,
     **more: Any,
 ) -> Worker:
@@ -264,7 +270,6 @@ def worker_from(
         name: of the study.
         told: what its workers have to say alike, besides space and settings.
         whole: makes the model that limits in percent are of.
-        even: whether the study begins with even points.
         predictor: of latencies, if there is a table.
         more: other arguments of `Worker`.
 
@@ -274,7 +279,7 @@ def worker_from(
     """
     task = task_from(settings, space, work, whole, predictor)
     check_limits(task, work.seed)
-    starts = even_points(task) if even else []
+    starts = first_points(task)
     study = study_in(
         storage,
         name,

@@ -26,7 +26,9 @@ class SpaceConfig(Section):
     is called with other arguments. `model_args` are those that all have. `choices` are values by
     where they go: an argument, or a key within a mapping, such as ``stages.3.channels``; ordered
     ones from the value that costs least on. Those of a ready-made space take the place of its own,
-    and one value fixes a choice.
+    and one value fixes a choice. `start` is what a search begins at, a value for each choice, with
+    smaller ones where it breaks a limit; that of a ready-made space is the paper's net, for choices
+    of one's own what costs most.
 
     Or else `artifact`, which a pipeline left, is pruned (`prune`) or rounded (`bits`).
     """
@@ -35,6 +37,7 @@ class SpaceConfig(Section):
     model: Reference | None = None
     model_args: Arguments = Field(default_factory=dict)
     choices: dict[str, list[Any] | ChoiceConfig] = Field(default_factory=dict)
+    start: dict[str, Any] | None = None
     artifact: Path | None = None
     prune: PruningSpaceConfig | None = None
     bits: BitsSpaceConfig | None = None
@@ -48,7 +51,10 @@ class SpaceConfig(Section):
         if self.artifact is None:
             wrong, right = {"prune", "bits"} & self.model_fields_set, "an artifact"
         else:
-            wrong, right = {"model_args", "choices"} & self.model_fields_set, "net or model"
+            wrong, right = (
+                {"model_args", "choices", "start"} & self.model_fields_set,
+                "net or model",
+            )
             if (self.prune is None) == (self.bits is None):
                 raise ValueError("give one of prune and bits: what becomes of the artifact")
         if wrong:

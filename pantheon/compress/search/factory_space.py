@@ -27,6 +27,7 @@ class FactorySpace:
             ``"stages.3.channels"``. Ordered ones from the value that costs least on.
         seed: of the weights, which are the same whenever a point is made.
         where: file, line and key, put before messages.
+        start: the point that a search begins at, see `Space`.
 
     Raises:
         ConfigError: no choice of two values or more, or two where one lies within the other.
@@ -43,6 +44,7 @@ class FactorySpace:
     choices: Sequence[Choice] = ()
     seed: int = 0
     where: str = ""
+    start: Point | None = None
 
     def __post_init__(self) -> None:
         check_choices(self.choices)
@@ -114,50 +116,54 @@ def _around(count: int) -> tuple[int, ...]:
     return tuple(range(max(1, count - 1), count + 2))
 
 
-def _mobilenet_v1() -> tuple[Choice, ...]:
+def _mobilenet_v1() -> dict[Choice, int]:
     from pantheon.nets.mobilenet1 import STAGES
 
-    found = []
+    found = dict[Choice, int]()
     for number, stage in enumerate(STAGES):
-        found += [
-            Choice(f"stages.{number}.channels", _scaled(stage["channels"])),
-            Choice(f"stages.{number}.blocks", _around(stage["blocks"])),
-            Choice(f"stages.{number}.kernel", (3, 5)),
-        ]
-    return tuple(found)
+        found |= {
+            Choice(f"stages.{number}.channels", _scaled(stage["channels"])): stage["channels"],
+            Choice(f"stages.{number}.blocks", _around(stage["blocks"])): stage["blocks"],
+            Choice(f"stages.{number}.kernel", (3, 5)): 3,
+        }
+    return found
 
 
-def _mobilenet_v2() -> tuple[Choice, ...]:
+def _mobilenet_v2() -> dict[Choice, int]:
     from pantheon.nets.mobilenet2 import STAGES
 
-    found = []
+    found = dict[Choice, int]()
     for number, stage in enumerate(STAGES):
-        found += [Choice(f"stages.{number}.channels", _scaled(stage["channels"]))]
+        usual = stage["channels"]
+        found[Choice(f"stages.{number}.channels", _scaled(usual))] = usual
         if number:
-            found += [
-                Choice(f"stages.{number}.expansion", (2, 3, 4, 6)),
-                Choice(f"stages.{number}.blocks", _around(stage["blocks"])),
-                Choice(f"stages.{number}.kernel", (3, 5)),
-            ]
-    return tuple(found)
+            found |= {
+                Choice(f"stages.{number}.expansion", (2, 3, 4, 6)): stage["expansion"],
+                Choice(f"stages.{number}.blocks", _around(stage["blocks"])): stage["blocks"],
+                Choice(f"stages.{number}.kernel", (3, 5)): 3,
+            }
+    return found
 
 
-def _resnet18() -> tuple[Choice, ...]:
-    found = []
+def _resnet18() -> dict[Choice, int]:
+    found = dict[Choice, int]()
     for number in range(4):
-        found += [
-            Choice(f"stages.{number}.channels", _scaled(64 * 2**number)),
-            Choice(f"stages.{number}.blocks", (1, 2, 3)),
-        ]
-    return tuple(found)
+        usual = 64 * 2**number
+        found |= {
+            Choice(f"stages.{number}.channels", _scaled(usual)): usual,
+            Choice(f"stages.{number}.blocks", (1, 2, 3)): 2,
+        }
+    return found
 
 
 READY = {"mobilenet_v1": _mobilenet_v1, "mobilenet_v2": _mobilenet_v2, "resnet18": _resnet18}
-"""Choices of spaces around the papers' nets, which `pantheon.nets` makes."""
+"""Choices around the nets of papers, which `pantheon.nets` makes, and what they have there."""
 
 
 def ready_made(net: str, args: Mapping[str, Any], seed: int = 0, where: str = "") -> FactorySpace:
     """The space around a net of `pantheon.nets`: its stages' channels, blocks, kernels, expansions.
+
+    A search begins at the net as its paper has it.
 
     Args:
         net: its name.
@@ -177,4 +183,6 @@ def ready_made(net: str, args: Mapping[str, Any], seed: int = 0, where: str = ""
             f"{where}{': ' if where else ''}there is no ready-made space {net!r}{near(net, READY)};"
             f" expected one of {', '.join(READY)}"
         )
-    return FactorySpace(f"pantheon.nets:{net}", args, READY[net](), seed, where)
+    paper = READY[net]()
+    start = {choice.name: choice.values.index(value) for choice, value in paper.items()}
+    return FactorySpace(f"pantheon.nets:{net}", args, tuple(paper), seed, where, start)

@@ -11,7 +11,7 @@ from typing import Any
 from pantheon.compress.artifact import Artifact
 from pantheon.compress.prune.groups import Structure
 from pantheon.compress.prune.ranking import Ranking, chosen, digest
-from pantheon.compress.search.space import Choice, Point, check_choices
+from pantheon.compress.search.space import Choice, Point, check_choices, highest
 from pantheon.errors import ConfigError
 
 
@@ -77,6 +77,11 @@ class PruningSpace:
     def told(self) -> Mapping[str, Any]:
         """The model, and in which order its channels go."""
         return {"prune": self.base.digest(), "order": digest(self.rankings)}
+
+    @property
+    def start(self) -> Point:
+        """The largest point."""
+        return highest(self.choices)
 
     def canonical(self, point: Point) -> Point:
         """The point itself: no two lose the same channels."""

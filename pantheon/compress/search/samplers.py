@@ -93,7 +93,8 @@ def _annealing(choices: Sequence[Choice], seed: int, trials: int, options: Optio
     startup = options.get("startup", _startup(trials))
     # Down to a hundredth of the first temperature when the budget is spent.
     cooling = options.get("cooling", 0.01 ** (1 / max(1, trials - startup)))
-    given = {**options, "startup": startup, "cooling": cooling}
+    warming = max(startup, _startup(trials))
+    given = {"warming": warming, **options, "startup": startup, "cooling": cooling}
     return SimulatedAnnealing(choices, seed, **given)
 
 
@@ -175,8 +176,8 @@ def sampler_of(
         trials: the budget, which defaults are made for.
         options: of the strategy, by the names that its class gives them; Optuna's by Optuna's.
         objectives: how many there are.
-        starts: points that the study begins with, which those of `GROWING` go on from: they begin
-            with none by chance, unless options say so.
+        starts: points that the study begins with, which those of `GROWING` go on from, as soon as
+            one has a score: they begin with none by chance, unless options say so.
 
     Raises:
         ConfigError: no such strategy, one for a single objective where there are several, or
@@ -198,7 +199,7 @@ def sampler_of(
         )
     given = dict(options or {})
     if starts and strategy in GROWING:
-        given.setdefault("startup", starts)
+        given.setdefault("startup", 1)
     try:
         return STRATEGIES[strategy](choices, seed, trials, given)
     except (TypeError, ValueError) as error:

@@ -75,7 +75,6 @@ def searching(
             name=config.name,
             told=_told(config),
             whole=lambda: (made if isinstance(made, Artifact) else made.base()).model,
-            even=isinstance(made, Artifact),
             predictor=predictor,
             grace=config.grace,
             said=said,

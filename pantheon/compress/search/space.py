@@ -61,12 +61,16 @@ class Space(Protocol):
     Attributes:
         choices: in an order that never changes.
         told: what the space is, as JSON: two spaces that are told alike are the same.
+        start: the point that a search begins at, with smaller values where it breaks a limit; None
+            to begin by chance.
     """
 
     @property
     def choices(self) -> Sequence[Choice]: ...
     @property
     def told(self) -> Mapping[str, Any]: ...
+    @property
+    def start(self) -> Point | None: ...
 
     def canonical(self, point: Point) -> Point:
         """The one point of all those that stand for the same model."""
@@ -99,6 +103,16 @@ def check_choices(choices: Sequence[Choice]) -> None:
         raise ConfigError(
             "the space is empty: it has no choice of two values or more; add values to a choice"
         )
+
+
+def highest(choices: Sequence[Choice]) -> Point:
+    """The last value of each choice that has an order, the first of others.
+
+    Example:
+        >>> highest([Choice("width", (0.5, 1.0)), Choice("act", ("relu", "silu"), ordered=False)])
+        {'width': 1, 'act': 0}
+    """
+    return {c.name: len(c.values) - 1 if c.ordered else 0 for c in choices}
 
 
 def size_of(space: Space) -> int:

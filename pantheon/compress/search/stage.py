@@ -120,7 +120,6 @@ class Search:
                 name=self.name,
                 told={},
                 whole=lambda: artifact.model,
-                even=True,
                 predictor=predictor_from(self.settings),
                 said=lambda trial: work.watcher.say(_line(trial)),
             )

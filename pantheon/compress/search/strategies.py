@@ -130,7 +130,8 @@ class SimulatedAnnealing(Strategy):
     Args:
         startup: points by chance at first, of which the best is where it begins.
         temperature: of the beginning, in units of the score; by default the standard deviation of
-            the scores of the first points.
+            the scores of the first `warming` points.
+        warming: how many these are; by default those of `startup`.
         cooling: what the temperature is multiplied by.
     """
 
@@ -141,6 +142,7 @@ class SimulatedAnnealing(Strategy):
         *,
         startup: int = 8,
         temperature: float | None = None,
+        warming: int | None = None,
         cooling: float = 0.9,
     ) -> None:
         super().__init__(choices, seed)
@@ -150,6 +152,7 @@ class SimulatedAnnealing(Strategy):
                 "1 or more, more than 0, and between 0 and 1"
             )
         self.startup, self.temperature, self.cooling = startup, temperature, cooling
+        self.warming = max(startup, warming or 0)
 
     def propose(self, before: Sequence[Told], number: int) -> Point:
         """Near where it stands, or by chance at first."""
@@ -166,8 +169,7 @@ class SimulatedAnnealing(Strategy):
         """
         first, rest = before[: self.startup], before[self.startup :]
         here = max(first, key=lambda told: told.score)
-        spread = float(np.std([told.score for told in first]))
-        warm = self.temperature or spread or 1.0
+        warm = self.temperature or float(np.std([t.score for t in before[: self.warming]]))
         for step, told in enumerate(rest):
             worse = here.score - told.score
             allowed = max(warm * self.cooling**step, TINY)

@@ -104,19 +104,21 @@ def repaired(task: Task, point: Point, chance: np.random.Generator) -> Point | N
     return after(high)
 
 
-def even_points(task: Task) -> list[Point]:
-    """The largest point within the limits that has all ordered choices at the same height, and one
-    with choices a little higher, as many as there is room for. Or neither, if none is within.
+def first_points(task: Task) -> list[Point]:
+    """The points that a search begins with: its space's start, or what is within the limits of it.
 
-    Of choices without an order the first value is taken.
+    Those are the largest point that has all ordered choices at the same part of the start's height,
+    and one with choices a little higher, as many as there is room for. None where none is within,
+    or the space has no start.
     """
+    top = task.space.start
+    if top is None:
+        return []
+    ordered = {choice.name for choice in task.space.choices if choice.ordered}
     steps = max(len(choice.values) for choice in task.space.choices) - 1
 
     def at(step: int) -> Point:
-        return {
-            c.name: round(step / steps * (len(c.values) - 1)) if c.ordered else 0
-            for c in task.space.choices
-        }
+        return {n: round(step / steps * p) if n in ordered else p for n, p in top.items()}
 
     def kept(point: Point) -> bool:
         return keeps(excess(task.costs(point), task.limits))
