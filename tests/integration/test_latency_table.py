@@ -163,7 +163,14 @@ def kinds_of(file: Path) -> Counter[str]:
 def test_a_table_of_integers(here: Path) -> None:
     Path("search.yaml").write_text(SEARCH.replace("LIMIT", "1"))
     built = ("latency", "build", "search.yaml", "--nets", "4", "--points", "60")
-    assert "nothing can be measured in 'int4'" in ran(*built, "--precision", "int4", status=2)
+    Path("late.yaml").write_text(Path("search.yaml").read_text() + "needs: [none.yaml]\n")
+    early = ("latency", "build", "late.yaml", "--precision", "int4")
+    assert "nothing can be measured in 'int4'" in ran(*early, status=2)
+    around = SEARCH.replace("LIMIT", "1").replace(
+        "model: toys:net, choices: {width: [32, 64, 128, 256, 512, 1024]}", "artifact: a, bits: {}"
+    )
+    Path("bits.yaml").write_text(around)
+    assert "no times of fewer bits" in ran("latency", "build", "bits.yaml", status=2)
     assert " int8 " in ran(*built, "--precision", "int8")
     assert "precision='float32'" in ran(*built, status=1)
     net, sample = Artifact.make("toys:net", {"width": 256}), torch.randn(1, 8)

@@ -107,6 +107,15 @@ def test_an_operation_without_an_operator_is_named() -> None:
         Predictor(table()).predicted(found)
 
 
+def test_what_a_table_writes_it_reads(tmp_path: Path) -> None:
+    many = Operator("concat", ((1, 48, 14, 14),) * 40, {"axis": (1,)})
+    table = Table(Conditions(this_device())).extended({many: Timing(1.0, 1.0, 1.0, 9)})
+    table.save(tmp_path / "table.json")
+    assert Table.load(tmp_path / "table.json") == table
+    with pytest.raises(ConfigError, match="256 shapes"):
+        Operator("concat", ((1, 1, 1, 1),) * 257, {"axis": (1,)})
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -177,7 +186,7 @@ def _with(told: dict[str, Any], value: Any, *place: str) -> dict[str, Any]:
         (lambda t: _with(t, [1e999, 0, 0, 9], "operators", "relu 1x2"), "takes inf"),
         (lambda t: _with(t, [1, 1, 1, 9], "operators", "sort 1x2"), "no operator 'sort'"),
         (lambda t: _without(t, "operators", "relu 1x2"), "net 'net 1' has 'relu 1x2'"),
-        (lambda t: _with(t, 0, "nets", "net 1", "milliseconds"), "'net 1' takes 0"),
+        (lambda t: _with(t, 0, "nets", "net 1", "milliseconds"), "'net 1': a net takes 0"),
         (
             lambda t: _with(t, 10**9, "nets", "net 1", "operators", "relu 1x2"),
             "1000000001 operators; expected",

@@ -18,7 +18,7 @@ from pantheon.compress.search.config import SpaceConfig
 from pantheon.compress.search.costs import costs_of, static_costs, stored_bytes
 from pantheon.compress.search.factory_space import READY, ready_made
 from pantheon.compress.search.pruning_space import PruningSpace
-from pantheon.compress.search.space import digest_of, point_at
+from pantheon.compress.search.space import digest_of, point_at, values_of
 from pantheon.compress.search.task import Task, first_points
 from pantheon.errors import ConfigError
 from tests.unit.test_prune_stage import NET, work
@@ -116,10 +116,12 @@ def test_what_a_search_begins_at_is_told() -> None:
     assert space.start == {"in_features": 1, "out_features": 0}
     with pytest.raises(ConfigError, match="start: choice 'out_features' has no value 5"):
         factory_space(SpaceConfig(**config, start=told | {"out_features": 5}), 0)
-    own = {"stages.0.channels": [8, 128]}
-    ready = factory_space(SpaceConfig(net="resnet18", choices=own), 0).start
-    assert ready is not None
-    assert (ready["stages.0.channels"], ready["stages.1.channels"]) == (1, 2)
+    own = {"stages.0.channels": [8, 128], "stages.2.blocks": [2, 5]}
+    ready = factory_space(SpaceConfig(net="resnet18", choices=own), 0)
+    assert ready.start is not None
+    found = values_of(ready, ready.start)
+    assert [found[f"stages.{n}.channels"] for n in range(4)] == [128, 128, 256, 512]
+    assert [found[f"stages.{n}.blocks"] for n in range(4)] == [2, 2, 2, 2]
 
 
 def unscored(point: Any, report: Any) -> dict[str, float]:

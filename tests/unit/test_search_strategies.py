@@ -103,14 +103,14 @@ def test_evolution_forgets_the_oldest_however_good_it_was() -> None:
 def test_a_study_that_begins_with_good_points_goes_on_from_them(strategy: str) -> None:
     before = told([1, 3])
     for number in range(2, 30):
-        near = sampler_of(strategy, CHOICES, 0, 40, starts=2).propose(before, number)
+        near = sampler_of(strategy, CHOICES, 0, 40, begun=True).propose(before, number)
         assert min(apart(near, each.point) for each in before) == 1
         own = sampler_of(strategy, CHOICES, 0, 40, {"startup": 2}).propose(before, number)
         assert own == near
     # Without such points, and where it is told to, it begins by chance.
     for sampler in (
         sampler_of(strategy, CHOICES, 0, 40),
-        sampler_of(strategy, CHOICES, 0, 40, {"startup": 9}, starts=2),
+        sampler_of(strategy, CHOICES, 0, 40, {"startup": 9}, begun=True),
     ):
         far = [sampler.propose(before, number) for number in range(2, 30)]
         assert max(min(apart(f, each.point) for each in before) for f in far) > 1
@@ -158,14 +158,14 @@ def test_options_that_cannot_be() -> None:
 
 @pytest.mark.parametrize("strategy", ["annealing", "evolution"])
 def test_a_search_that_begins_at_a_point_goes_on_from_it_at_once(strategy: str) -> None:
-    sampler = sampler_of(strategy, CHOICES, 0, 40, starts=2)
+    sampler = sampler_of(strategy, CHOICES, 0, 40, begun=True)
     assert isinstance(sampler, SimulatedAnnealing | RegularizedEvolution)
     (before,) = told([85.0])
     assert apart(sampler.propose([before], 2), before.point) == 1
 
 
 def test_a_temperature_is_of_more_points_than_a_search_begins_with() -> None:
-    walk = sampler_of("annealing", CHOICES, 0, 40, starts=1)
+    walk = sampler_of("annealing", CHOICES, 0, 40, begun=True)
     assert isinstance(walk, SimulatedAnnealing)
     places = [
         [

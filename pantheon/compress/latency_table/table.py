@@ -60,10 +60,21 @@ class Net:
     Args:
         milliseconds: the median of its runs.
         operators: how often it has which.
+
+    Raises:
+        ConfigError: no time, no operators, or more of them than a net has.
     """
 
     milliseconds: float
     operators: Mapping[Operator, int]
+
+    def __post_init__(self) -> None:
+        total = sum(self.operators.values())
+        if self.milliseconds <= 0 or not 0 < total <= LARGEST_NET:
+            raise ConfigError(
+                f"a net takes {self.milliseconds} ms for {total} operators; expected more than 0 "
+                f"ms, and 1 to {LARGEST_NET} operators"
+            )
 
 
 @dataclass(frozen=True)
@@ -294,10 +305,7 @@ def _net(value: Any, where: str, entries: Mapping[Operator, Timing]) -> Net:
     }
     if lacking := [str(operator) for operator in counts if operator not in entries]:
         raise ConfigError(f"{where} has {quoted(lacking[0])}, which the table does not")
-    total = sum(counts.values())
-    if time == 0 or not 0 < total <= LARGEST_NET:
-        raise ConfigError(
-            f"{where} takes {time} ms for {total} operators; expected more than 0 ms, and 1 to "
-            f"{LARGEST_NET} operators"
-        )
-    return Net(time, counts)
+    try:
+        return Net(time, counts)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error

@@ -32,7 +32,15 @@ from pantheon.compress.search.settings import (
     ScoreConfig,
     SearchSettings,
 )
-from pantheon.compress.search.space import Choice, Space, digest_of, highest, point_at
+from pantheon.compress.search.space import (
+    Choice,
+    Point,
+    Space,
+    digest_of,
+    highest,
+    point_at,
+    values_of,
+)
 from pantheon.compress.search.storage import LIMITS, study_in
 from pantheon.compress.search.task import Task, check_limits, directions, first_points
 from pantheon.compress.search.worker import Worker
@@ -52,9 +60,8 @@ def factory_space(config: SpaceConfig, seed: int) -> FactorySpace:
     own = {name: _choice(name, values, config) for name, values in config.choices.items()}
     if config.net is not None:
         ready = ready_made(config.net, config.model_args, seed, where)
-        start = ready.start and {**ready.start, **highest(list(own.values()))}
         own = {choice.name: choice for choice in ready.choices} | own
-        factory = ready.factory
+        factory, start = ready.factory, _near(ready, list(own.values()))
     else:
         assert config.model is not None  # The configuration has one of the two.
         factory, start = config.model, None
@@ -68,6 +75,13 @@ def factory_space(config: SpaceConfig, seed: int) -> FactorySpace:
         return replace(space, start=point_at(space, config.start))
     except ConfigError as error:
         raise ConfigError(f"{config.where('start')}: {error}") from error
+
+
+def _near(ready: FactorySpace, choices: Sequence[Choice]) -> Point:
+    """The start of a ready-made space; of choices without what it has there, what costs most."""
+    usual = values_of(ready, ready.start or {})
+    kept = [c for c in choices if c.name in usual and usual[c.name] in c.values]
+    return highest(choices) | {c.name: c.values.index(usual[c.name]) for c in kept}
 
 
 def _choice(name: str, given: Any, config: SpaceConfig) -> Choice:
@@ -205,9 +219,9 @@ def scored_by(settings: SearchSettings) -> str:
 
 
 def sampler_from(
-    settings: SearchSettings, choices: Sequence[Choice], seed: int, starts: int = 0
+    settings: SearchSettings, choices: Sequence[Choice], seed: int, begun: bool = False
 ) -> BaseSampler:
-    """What chooses points; `starts` are there from the beginning.
+    """What chooses points; of a study that has some from the beginning, if it is `begun`.
 
     Raises:
         ConfigError: no such strategy, or options that it does not have.
@@ -220,7 +234,7 @@ def sampler_from(
             settings.trials,
             settings.options,
             len(settings.objectives),
-            starts,
+            begun,
         )
     except ConfigError as error:
         raise ConfigError(f"{settings.where('strategy')}: {error}") from error
@@ -241,11 +255,14 @@ TOLD = ("score", "objectives", "limits", "repair", "strategy", "options")
 """Settings that all workers of a study have to say alike."""
 
 
-def about(settings: SearchSettings, predictor: Predictor | None) -> Mapping[str, Any]:
-    """What a study is about, as far as its settings and its table of latencies say it."""
+def about(
+    settings: SearchSettings, space: Space, seed: int, predictor: Predictor | None
+) -> Mapping[str, Any]:
+    """What a study is about, as far as its space, settings and table of latencies say it."""
     told = settings.model_dump(mode="json", by_alias=True)
     table = {} if predictor is None else {"latency": predictor.table.digest}
-    return {name: told[name] for name in TOLD} | table
+    points = {"space": digest_of(space), "start": space.start, "seed": seed}
+    return {**points, **{name: told[name] for name in TOLD}, **table}
 
 
 def worker_from(
@@ -283,9 +300,9 @@ def worker_from(
     study = study_in(
         storage,
         name,
-        {"space": digest_of(space), **about(settings, predictor), "seed": work.seed, **told},
+        {**about(settings, space, work.seed, predictor), **told},
         directions(settings.objectives),
-        sampler_from(settings, space.choices, work.seed, len(starts)),
+        sampler_from(settings, space.choices, work.seed, bool(starts)),
         pruner_from(settings),
     )
     if LIMITS not in study.user_attrs:

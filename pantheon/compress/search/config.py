@@ -27,8 +27,8 @@ class SpaceConfig(Section):
     where they go: an argument, or a key within a mapping, such as ``stages.3.channels``; ordered
     ones from the value that costs least on. Those of a ready-made space take the place of its own,
     and one value fixes a choice. `start` is what a search begins at, a value for each choice, with
-    smaller ones where it breaks a limit; that of a ready-made space is the paper's net, for choices
-    of one's own what costs most.
+    smaller ones where it breaks a limit; that of a ready-made space is the paper's net, or what
+    costs most of choices that do not have the paper's value.
 
     Or else `artifact`, which a pipeline left, is pruned (`prune`) or rounded (`bits`).
     """
@@ -51,10 +51,8 @@ class SpaceConfig(Section):
         if self.artifact is None:
             wrong, right = {"prune", "bits"} & self.model_fields_set, "an artifact"
         else:
-            wrong, right = (
-                {"model_args", "choices", "start"} & self.model_fields_set,
-                "net or model",
-            )
+            own = {"model_args", "choices", "start"}
+            wrong, right = own & self.model_fields_set, "net or model"
             if (self.prune is None) == (self.bits is None):
                 raise ValueError("give one of prune and bits: what becomes of the artifact")
         if wrong:

@@ -165,7 +165,7 @@ def sampler_of(
     trials: int,
     options: Options | None = None,
     objectives: int = 1,
-    starts: int = 0,
+    begun: bool = False,
 ) -> BaseSampler:
     """The sampler of a strategy.
 
@@ -176,8 +176,8 @@ def sampler_of(
         trials: the budget, which defaults are made for.
         options: of the strategy, by the names that its class gives them; Optuna's by Optuna's.
         objectives: how many there are.
-        starts: points that the study begins with, which those of `GROWING` go on from, as soon as
-            one has a score: they begin with none by chance, unless options say so.
+        begun: whether the study begins with points of its own, which those of `GROWING` go on from
+            as soon as one has a score: they begin with none by chance, unless options say so.
 
     Raises:
         ConfigError: no such strategy, one for a single objective where there are several, or
@@ -198,7 +198,7 @@ def sampler_of(
             f"{', '.join(name for name in STRATEGIES if name not in SINGLE)}"
         )
     given = dict(options or {})
-    if starts and strategy in GROWING:
+    if begun and strategy in GROWING:
         given.setdefault("startup", 1)
     try:
         return STRATEGIES[strategy](choices, seed, trials, given)
